@@ -1,0 +1,67 @@
+# make demo   sets everything up and runs the main job
+# make test   sets everything up and runs the tests
+#
+# Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
+# builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+DATA := data/JapaneseVowels/JapaneseVowels_TEST.ts
+SOURCES := $(shell find cc -type f) CMakeLists.txt pyproject.toml
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+HOROVOD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+  HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_CPU_OPERATIONS=GLOO CMAKE_POLICY_VERSION_MINIMUM=3.5
+
+.PHONY: setup demo test lint format clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/dqat.stamp $(DATA)
+
+demo: setup
+	horovodrun -np 2 --disable-cache python launch/train_sequence.py
+
+test: setup lint
+	python -m pytest
+
+lint: $(VENV)/dqat.stamp
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run --Werror $$(find cc -name '*.h' -o -name '*.cc')
+
+format: $(VENV)/dqat.stamp
+	ruff check --fix .
+	ruff format .
+	clang-format -i $$(find cc -name '*.h' -o -name '*.cc')
+
+clean:
+	rm -rf $(VENV) build data out
+
+$(VENV)/venv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "dqat's set-up needs Python 3.11 (TensorFlow 2.15.1); $(PYTHON) is $$($(PYTHON) -V). Try make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig as s, sys; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \
+	  { echo "The headers of $(PYTHON) are missing (Debian: apt-get install python3-dev)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install -q 'pip<26' 'setuptools<81' wheel
+	touch $@
+
+# Build tools come from PyPI too, so that the machine needs only python3, g++ and make.
+$(VENV)/tensorflow.stamp: $(VENV)/venv.stamp
+	python -m pip install -q 'tensorflow==2.15.1' 'numpy<2' 'cmake>=3.26' ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
+	touch $@
+
+$(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
+	@echo "Building Horovod 0.28.1 against TensorFlow 2.15.1: about 3 minutes"
+	$(HOROVOD) python -m pip install -q --no-build-isolation 'horovod==0.28.1'
+	touch $@
+
+$(VENV)/dqat.stamp: $(VENV)/horovod.stamp $(SOURCES)
+	python -m pip install -q --no-build-isolation -e '.[horovod,launch,test]'
+	touch $@
+
+$(DATA): launch/fetch_data.py $(VENV)/venv.stamp
+	python launch/fetch_data.py data

@@ -1,0 +1,86 @@
+// Fake quantization on plain pointers. Every function here works on one block of a BlockPlan, so
+// that the caller chooses the threads; blocks may run in any order and at the same time.
+//
+//   y  = (floor((clamp(x, nudged_min, nudged_max) - nudged_min) / scale - zero_level + 0.5)) *
+//   scale dx = dy where nudged_min <= x <= nudged_max, else 0 dmin = sum of dy where x <
+//   nudged_min,  dmax = sum of dy where x > nudged_max
+//
+// as in TensorFlow's fake-quant ops, to the bit. Per tensor TensorFlow divides by the scale and per
+// channel it multiplies with the inverse; so do these kernels.
+#ifndef DQAT_CORE_FAKE_QUANT_H_
+#define DQAT_CORE_FAKE_QUANT_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/layout.h"
+#include "core/quantization.h"
+
+namespace dqat::core {
+
+// The grids of all channels as one array per field, which is what vector code can load.
+class GridTable {
+ public:
+  explicit GridTable(int64_t channels) : data_(kFields * channels), channels_(channels) {}
+
+  void Set(int64_t channel, const Grid& grid);
+  int64_t channels() const { return channels_; }
+  // True where some channel has no range yet and passes its values through.
+  bool any_passthrough() const { return any_passthrough_; }
+
+  const float* nudged_min() const { return Field(0); }
+  const float* nudged_max() const { return Field(1); }
+  const float* scale() const { return Field(2); }
+  const float* inv_scale() const { return Field(3); }
+  const float* zero_level() const { return Field(4); }
+  const float* grad_min() const { return Field(5); }
+  const float* grad_max() const { return Field(6); }
+  const float* passthrough() const { return Field(7); }  // 1 or 0
+
+ private:
+  static constexpr int64_t kFields = 8;
+  const float* Field(int64_t index) const { return data_.data() + index * channels_; }
+
+  std::vector<float> data_;
+  int64_t channels_;
+  bool any_passthrough_ = false;
+};
+
+// Partial records, `BlockPlan::partials` long each. A channel that has met a NaN or an Inf has the
+// record
+// (-inf, +inf): it survives every later merge, and an all-reduce by Max of [max, -min].
+struct RecordPartials {
+  float* min = nullptr;
+  float* max = nullptr;
+};
+
+// y may be x unless a channel passes its values through. `record` may be null pointers; then
+// nothing is tracked.
+void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
+                    const GridTable& grids, const float* x, float* y, RecordPartials record);
+
+// Tracks without quantizing.
+void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const float* x,
+                 RecordPartials record);
+
+// dx may be dy. dmin and dmax hold `BlockPlan::partials` partial sums each.
+void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
+                        const GridTable& grids, const float* dy, const float* x, float* dx,
+                        float* dmin, float* dmax);
+
+// Combines the partials of all blocks, in block order, into one value per channel.
+void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials,
+                  float* min, float* max);
+void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials,
+               float* sum);
+
+// Instruction sets that were compiled in and that this processor has, best last: "baseline",
+// "avx2", "avx512". Results are the same bits on each.
+std::vector<const char*> AvailableInstructionSets();
+const char* InstructionSet();
+// Returns false, and changes nothing, where `name` is not available. For tests and benchmarks.
+bool SetInstructionSet(const char* name);
+
+}  // namespace dqat::core
+
+#endif  // DQAT_CORE_FAKE_QUANT_H_

@@ -1,0 +1,118 @@
+// Quantization parameters of a range: the only place in dqat where a scale, a zero point or a
+// nudged range is computed. The CPU kernels, the Python module and the export all call these
+// functions.
+//
+// The arithmetic is that of TensorFlow's fake_quant_with_min_max_vars (Jacob et al., "Quantization
+// and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2017, section
+// 3): float32 throughout, so that results agree with TensorFlow to the bit. It must be compiled
+// with -ffp-contract=off: a fused multiply-add would round once where TensorFlow rounds twice.
+#ifndef DQAT_CORE_QUANTIZATION_H_
+#define DQAT_CORE_QUANTIZATION_H_
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace dqat::core {
+
+// How a real interval is divided into levels.
+struct QuantizerSpec {
+  int num_bits = 8;           // 2 to 16
+  bool narrow_range = false;  // levels 1 .. 2^num_bits - 1 instead of 0 .. 2^num_bits - 1
+  bool symmetric = false;     // zero stands on the middle level
+  bool power_of_two = false;  // symmetric, the scale a power of two (TFLite's int16 cell state)
+
+  int quant_min() const { return narrow_range ? 1 : 0; }
+  int quant_max() const { return (1 << num_bits) - 1; }
+};
+
+// An interval of float values. The empty range (+inf, -inf) is the identity of merging: it is what
+// a quantizer holds before its first record, and what the record of an empty tensor is.
+struct Range {
+  float min = std::numeric_limits<float>::infinity();
+  float max = -std::numeric_limits<float>::infinity();
+
+  bool empty() const {
+    return min == std::numeric_limits<float>::infinity() &&
+           max == -std::numeric_limits<float>::infinity();
+  }
+};
+
+// A range on its grid: the real values of the levels.
+struct Grid {
+  float nudged_min = 0.0f;  // value of the lowest level
+  float nudged_max = 0.0f;  // value of the highest level
+  float scale = 0.0f;       // distance of two levels
+  float inv_scale = 0.0f;   // 1 / scale, rounded from the range itself, not from `scale`
+  float zero_level = 0.0f;  // level of the value 0, less the lowest level
+  float grad_min = 0.0f;    // the gradient to x passes inside [grad_min, grad_max]
+  float grad_max = 0.0f;
+  int32_t zero_point = 0;  // of the signed integer: the level of 0 less 2^(num_bits - 1)
+  bool passthrough = false;
+};
+
+// True where `range` can be quantized with: finite with min < max, or both 0, or empty.
+inline bool IsValid(const Range& range) {
+  if (range.empty()) return true;
+  if (!std::isfinite(range.min) || !std::isfinite(range.max)) return false;
+  if (!std::isfinite(range.max - range.min)) return false;
+  return range.min < range.max || (range.min == 0.0f && range.max == 0.0f);
+}
+
+// The grid of a valid range. Nudging moves the range so that 0 is exactly one of the levels.
+inline Grid MakeGrid(const Range& range, const QuantizerSpec& spec) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Grid grid;
+  if (range.empty() || (range.min == 0.0f && range.max == 0.0f)) {
+    grid.passthrough = range.empty();
+    grid.grad_min = -kInfinity;
+    grid.grad_max = kInfinity;
+    return grid;
+  }
+  const float quant_min = static_cast<float>(spec.quant_min());
+  const float quant_max = static_cast<float>(spec.quant_max());
+  grid.scale = (range.max - range.min) / (quant_max - quant_min);
+  grid.inv_scale = (quant_max - quant_min) / (range.max - range.min);
+  const float zero_from_min = quant_min - range.min / grid.scale;
+  float level = std::round(zero_from_min);
+  if (zero_from_min < quant_min) level = quant_min;
+  if (zero_from_min > quant_max) level = quant_max;
+  grid.nudged_min = (quant_min - level) * grid.scale;
+  grid.nudged_max = (quant_max - level) * grid.scale;
+  grid.grad_min = grid.nudged_min;
+  grid.grad_max = grid.nudged_max;
+  grid.zero_level = std::floor(-grid.nudged_min * grid.inv_scale + 0.5f);
+  grid.zero_point = static_cast<int32_t>(level) - (1 << (spec.num_bits - 1));
+  return grid;
+}
+
+// Bounds of the power-of-two ranges that TFLite's int16 tanh can read: 0 to 6 integer bits.
+constexpr float kMinPowerOfTwoRange = 1.0f;
+constexpr float kMaxPowerOfTwoRange = 64.0f;
+
+// The range to quantize with, from what an observer has found: extended to contain 0, made
+// symmetric or widened to a power of two where the quantizer asks for it. An empty range stays
+// empty. The result is not nudged: MakeGrid does that.
+inline Range FitRange(Range range, const QuantizerSpec& spec) {
+  if (range.empty()) return range;
+  range.min = std::fmin(range.min, 0.0f);
+  range.max = std::fmax(range.max, 0.0f);
+  if (!spec.symmetric && !spec.power_of_two) return range;
+  float bound = std::fmax(-range.min, range.max);
+  if (spec.power_of_two) {
+    int exponent = 0;
+    const float mantissa = std::frexp(bound, &exponent);  // bound = mantissa * 2^exponent
+    if (mantissa == 0.5f) --exponent;                     // bound is a power of two itself
+    bound =
+        std::fmin(std::fmax(std::ldexp(1.0f, exponent), kMinPowerOfTwoRange), kMaxPowerOfTwoRange);
+  }
+  // With an even number of levels the negative side has one level more than the positive one.
+  const float half_levels = static_cast<float>(1 << (spec.num_bits - 1));
+  if (spec.narrow_range) return {-bound, bound};
+  if (spec.power_of_two) return {-bound, bound - bound / half_levels};
+  return {-bound * (half_levels / (half_levels - 1.0f)), bound};
+}
+
+}  // namespace dqat::core
+
+#endif  // DQAT_CORE_QUANTIZATION_H_

@@ -1,0 +1,173 @@
+// Compiled once per instruction set with -DDQAT_INSTRUCTION_SET=<namespace>; see rows.h for why
+// nothing but C headers is included here. -fno-trapping-math lets the compiler turn floorf into an
+// instruction, and `omp simd` lets it reorder min and max, which are the same bits in any order but
+// for the sign of zero (MergeRecords removes it). Sums are never reordered: they run in kLanes
+// lanes on every instruction set, added up in lane order.
+#include "core/rows.h"
+
+#include <math.h>
+
+#define DQAT_STRINGIFY_(x) #x
+#define DQAT_STRINGIFY(x) DQAT_STRINGIFY_(x)
+
+namespace dqat::core::DQAT_INSTRUCTION_SET {
+namespace {
+
+constexpr float kInfinity = __builtin_inff();
+constexpr int kLanes = 32;
+
+template <bool kDivide>
+inline float Quantize(float x, float lo, float hi, float scale, float inv_scale, float zero_level) {
+  float clamped = x > hi ? hi : x;
+  clamped = clamped < lo ? lo : clamped;  // a NaN stays a NaN
+  const float steps = kDivide ? (clamped - lo) / scale : (clamped - lo) * inv_scale;
+  return floorf(steps - zero_level + 0.5f) * scale;
+}
+
+// A NaN or an Inf becomes the record (-inf, +inf).
+inline float RecordMin(float x) { return x - x == 0.0f ? x : -kInfinity; }
+inline float RecordMax(float x) { return x - x == 0.0f ? x : kInfinity; }
+
+template <bool kDivide, bool kTrack>
+void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
+  const float lo = grid.nudged_min, hi = grid.nudged_max, scale = grid.scale;
+  const float inv_scale = grid.inv_scale, zero_level = grid.zero_level;
+  float row_min = kTrack ? *min : 0.0f, row_max = kTrack ? *max : 0.0f;
+#pragma omp simd reduction(min : row_min) reduction(max : row_max)
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = x[i];
+    if (kTrack) {
+      const float low = RecordMin(value), high = RecordMax(value);
+      row_min = low < row_min ? low : row_min;
+      row_max = high > row_max ? high : row_max;
+    }
+    y[i] = Quantize<kDivide>(value, lo, hi, scale, inv_scale, zero_level);
+  }
+  if (kTrack) {
+    *min = row_min;
+    *max = row_max;
+  }
+}
+
+void Quantizes(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y) {
+  // With a scale of 0 (range (0, 0)) the inverse, 0 as well, gives TensorFlow's 0.
+  if (divide && grid.scale != 0.0f) {
+    QuantizeRow<true, false>(n, grid, x, y, nullptr, nullptr);
+  } else {
+    QuantizeRow<false, false>(n, grid, x, y, nullptr, nullptr);
+  }
+}
+
+void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y,
+                        float* min, float* max) {
+  if (divide && grid.scale != 0.0f) {
+    QuantizeRow<true, true>(n, grid, x, y, min, max);
+  } else {
+    QuantizeRow<false, true>(n, grid, x, y, min, max);
+  }
+}
+
+void MinMax(int64_t n, const float* x, float* min, float* max) {
+  float row_min = *min, row_max = *max;
+#pragma omp simd reduction(min : row_min) reduction(max : row_max)
+  for (int64_t i = 0; i < n; ++i) {
+    const float low = RecordMin(x[i]), high = RecordMax(x[i]);
+    row_min = low < row_min ? low : row_min;
+    row_max = high > row_max ? high : row_max;
+  }
+  *min = row_min;
+  *max = row_max;
+}
+
+void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, float* dx,
+              float* dmin, float* dmax) {
+  float below[kLanes] = {}, above[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float value = x[i + lane], slope = dy[i + lane];
+      below[lane] += value < lo ? slope : 0.0f;
+      above[lane] += value > hi ? slope : 0.0f;
+      // TensorFlow multiplies with 0 or 1; so a blocked negative slope gives -0.
+      dx[i + lane] = slope * ((value >= lo) & (value <= hi) ? 1.0f : 0.0f);
+    }
+  }
+  for (int lane = 0; i < n; ++i, ++lane) {
+    const float value = x[i], slope = dy[i];
+    below[lane] += value < lo ? slope : 0.0f;
+    above[lane] += value > hi ? slope : 0.0f;
+    dx[i] = slope * ((value >= lo) & (value <= hi) ? 1.0f : 0.0f);
+  }
+  float below_sum = 0.0f, above_sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    below_sum += below[lane];
+    above_sum += above[lane];
+  }
+  *dmin += below_sum;
+  *dmax += above_sum;
+}
+
+template <bool kTrack>
+void QuantizeChannels(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y,
+                      float* min, float* max) {
+  const float *lo = grids.nudged_min, *hi = grids.nudged_max, *scale = grids.scale;
+  const float *inv_scale = grids.inv_scale, *zero_level = grids.zero_level;
+  for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = x[i];
+      if (kTrack) {
+        const float low = RecordMin(value), high = RecordMax(value);
+        min[i] = low < min[i] ? low : min[i];
+        max[i] = high > max[i] ? high : max[i];
+      }
+      y[i] = Quantize<false>(value, lo[i], hi[i], scale[i], inv_scale[i], zero_level[i]);
+    }
+  }
+}
+
+void ChannelsQuantize(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y) {
+  QuantizeChannels<false>(rows, n, grids, x, y, nullptr, nullptr);
+}
+
+void ChannelsMinMax(int64_t rows, int64_t n, const float* x, float* min, float* max) {
+  for (int64_t row = 0; row < rows; ++row, x += n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float low = RecordMin(x[i]), high = RecordMax(x[i]);
+      min[i] = low < min[i] ? low : min[i];
+      max[i] = high > max[i] ? high : max[i];
+    }
+  }
+}
+
+void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const float* dy,
+                      const float* x, float* dx, float* dmin, float* dmax) {
+  const float *lo = grids.grad_min, *hi = grids.grad_max;
+  for (int64_t row = 0; row < rows; ++row, x += n, dy += n, dx += n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = x[i], slope = dy[i];
+      dmin[i] += value < lo[i] ? slope : 0.0f;
+      dmax[i] += value > hi[i] ? slope : 0.0f;
+      dx[i] = slope * ((value >= lo[i]) & (value <= hi[i]) ? 1.0f : 0.0f);
+    }
+  }
+}
+
+}  // namespace
+
+const RowKernels kRowKernels = {
+    DQAT_STRINGIFY(DQAT_INSTRUCTION_SET),
+    Quantizes,
+    QuantizesAndTracks,
+    MinMax,
+    Gradient,
+    ChannelsQuantize,
+    QuantizeChannels<true>,
+    ChannelsMinMax,
+    ChannelsGradient,
+};
+
+}  // namespace dqat::core::DQAT_INSTRUCTION_SET

@@ -1,0 +1,275 @@
+// OpKernels on the CPU: check, allocate, shard, call core.
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "core/fake_quant.h"
+#include "kernels/tf_compat.h"
+
+namespace dqat {
+namespace {
+
+using core::BlockPlan;
+using core::ChannelLayout;
+using core::GridTable;
+using core::RecordPartials;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Status;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+using tensorflow::errors::InvalidArgument;
+
+// Rough cycles per element, for TensorFlow's sharder.
+constexpr int64_t kCostPerElement = 2;
+
+// The attributes that say what the range belongs to.
+class Granularity {
+ public:
+  explicit Granularity(OpKernelConstruction* context) {
+    OP_REQUIRES_OK(context, context->GetAttr("per_channel", &per_channel_));
+    OP_REQUIRES_OK(context, context->GetAttr("axis", &axis_));
+  }
+
+  Status Layout(const TensorShape& shape, ChannelLayout* layout) const {
+    if (!per_channel_) {
+      *layout = {1, 1, shape.num_elements()};
+      return tensorflow::OkStatus();
+    }
+    const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
+    if (axis < 0 || axis >= shape.dims()) {
+      return InvalidArgument("axis ", axis_, " is not an axis of x with shape ",
+                             shape.DebugString());
+    }
+    *layout = {1, shape.dim_size(axis), 1};
+    for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
+    for (int i = axis + 1; i < shape.dims(); ++i) layout->inner *= shape.dim_size(i);
+    return tensorflow::OkStatus();
+  }
+
+  TensorShape RangeShape(const ChannelLayout& layout) const {
+    return per_channel_ ? TensorShape({layout.channels}) : TensorShape({});
+  }
+
+ private:
+  bool per_channel_ = false;
+  int axis_ = -1;
+};
+
+core::QuantizerSpec ReadSpec(OpKernelConstruction* context) {
+  core::QuantizerSpec spec;
+  const auto read = [&]() -> Status {
+    TF_RETURN_IF_ERROR(context->GetAttr("num_bits", &spec.num_bits));
+    TF_RETURN_IF_ERROR(context->GetAttr("narrow_range", &spec.narrow_range));
+    if (spec.num_bits < 2 || spec.num_bits > 16) {
+      return InvalidArgument("num_bits must be 2 to 16, got ", spec.num_bits);
+    }
+    return tensorflow::OkStatus();
+  };
+  const Status status = read();
+  if (!status.ok()) context->CtxFailure(status);
+  return spec;
+}
+
+// Checks a range against the layout and puts its grids into the table.
+Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expected,
+                 const core::QuantizerSpec& spec, GridTable* grids) {
+  if (min.shape() != expected || max.shape() != expected) {
+    return InvalidArgument("min and max must have shape ", expected.DebugString(), ", got ",
+                           min.shape().DebugString(), " and ", max.shape().DebugString());
+  }
+  const float* min_data = min.flat<float>().data();
+  const float* max_data = max.flat<float>().data();
+  for (int64_t channel = 0; channel < grids->channels(); ++channel) {
+    const core::Range range{min_data[channel], max_data[channel]};
+    if (!core::IsValid(range)) {
+      return InvalidArgument("range must be finite with min < max (or 0 and 0), got min ",
+                             range.min, " and max ", range.max, " for channel ", channel);
+    }
+    grids->Set(channel, core::MakeGrid(range, spec));
+  }
+  return tensorflow::OkStatus();
+}
+
+// Said once a process: which quantizer was the first to see values before any range.
+void SayPassThroughOnce(const std::string& node) {
+  static std::atomic<bool> said{false};
+  if (said.exchange(true)) return;
+  LOG(WARNING)
+      << "dqat: " << node
+      << " has no range yet and passes its values through unquantized. This is the first step "
+         "of training, or a model that was never trained.";
+}
+
+// Scratch memory for partial records or sums: two arrays of plan.partials floats.
+Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor* memory,
+                        float** first, float** second) {
+  TF_RETURN_IF_ERROR(
+      context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({2, plan.partials}), memory));
+  *first = memory->flat<float>().data();
+  *second = *first + plan.partials;
+  return tensorflow::OkStatus();
+}
+
+void ForEachBlock(OpKernelContext* context, const BlockPlan& plan,
+                  const std::function<void(int64_t)>& body) {
+  ParallelFor(context, plan.num_blocks, plan.rows_per_block * plan.row_elements * kCostPerElement,
+              [&](int64_t begin, int64_t end) {
+                for (int64_t block = begin; block < end; ++block) body(block);
+              });
+}
+
+template <bool kTrack>
+class FakeQuantOp : public OpKernel {
+ public:
+  explicit FakeQuantOp(OpKernelConstruction* context)
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    GridTable grids(layout.channels);
+    OP_REQUIRES_OK(context,
+                   ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
+    Tensor* y = nullptr;
+    if (grids.any_passthrough()) {
+      SayPassThroughOnce(name());
+      OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
+    } else {
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    }
+
+    const BlockPlan plan(layout);
+    RecordPartials partials;
+    Tensor memory, *batch_min = nullptr, *batch_max = nullptr;
+    if (kTrack) {
+      OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_min));
+      OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
+      OP_REQUIRES_OK(context,
+                     AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
+    }
+    const float* x_data = x.flat<float>().data();
+    float* y_data = y->flat<float>().data();
+    ForEachBlock(context, plan, [&](int64_t block) {
+      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+    });
+    if (kTrack) {
+      core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
+                         batch_max->flat<float>().data());
+    }
+  }
+
+ private:
+  const Granularity granularity_;
+  const core::QuantizerSpec spec_;
+};
+
+class FakeQuantGradOp : public OpKernel {
+ public:
+  explicit FakeQuantGradOp(OpKernelConstruction* context)
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& dy = context->input(0);
+    const Tensor& x = context->input(1);
+    OP_REQUIRES(context, dy.shape() == x.shape(),
+                InvalidArgument("dy and x must have the same shape, got ", dy.shape().DebugString(),
+                                " and ", x.shape().DebugString()));
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    GridTable grids(layout.channels);
+    OP_REQUIRES_OK(context,
+                   ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
+    Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));
+    OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
+
+    const BlockPlan plan(layout);
+    Tensor memory;
+    float *dmin_partials = nullptr, *dmax_partials = nullptr;
+    OP_REQUIRES_OK(context,
+                   AllocatePartials(context, plan, &memory, &dmin_partials, &dmax_partials));
+    const float* dy_data = dy.flat<float>().data();
+    const float* x_data = x.flat<float>().data();
+    float* dx_data = dx->flat<float>().data();
+    ForEachBlock(context, plan, [&](int64_t block) {
+      core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, dmin_partials,
+                               dmax_partials);
+    });
+    core::MergeSums(layout, plan, dmin_partials, dmin->flat<float>().data());
+    core::MergeSums(layout, plan, dmax_partials, dmax->flat<float>().data());
+  }
+
+ private:
+  const Granularity granularity_;
+  const core::QuantizerSpec spec_;
+};
+
+class MinMaxOp : public OpKernel {
+ public:
+  explicit MinMaxOp(OpKernelConstruction* context) : OpKernel(context), granularity_(context) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    Tensor *batch_min = nullptr, *batch_max = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, range_shape, &batch_min));
+    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_max));
+    const BlockPlan plan(layout);
+    Tensor memory;
+    RecordPartials partials;
+    OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
+    const float* x_data = x.flat<float>().data();
+    ForEachBlock(context, plan,
+                 [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, partials); });
+    core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
+                       batch_max->flat<float>().data());
+  }
+
+ private:
+  const Granularity granularity_;
+};
+
+class FitRangeOp : public OpKernel {
+ public:
+  explicit FitRangeOp(OpKernelConstruction* context) : OpKernel(context), spec_(ReadSpec(context)) {
+    OP_REQUIRES_OK(context, context->GetAttr("symmetric", &spec_.symmetric));
+    OP_REQUIRES_OK(context, context->GetAttr("power_of_two", &spec_.power_of_two));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& min = context->input(0);
+    const Tensor& max = context->input(1);
+    OP_REQUIRES(context, min.shape() == max.shape(),
+                InvalidArgument("min and max must have the same shape, got ",
+                                min.shape().DebugString(), " and ", max.shape().DebugString()));
+    Tensor *fitted_min = nullptr, *fitted_max = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, min.shape(), &fitted_min));
+    OP_REQUIRES_OK(context, context->allocate_output(1, min.shape(), &fitted_max));
+    for (int64_t i = 0; i < min.NumElements(); ++i) {
+      const core::Range range = core::FitRange({min.flat<float>()(i), max.flat<float>()(i)}, spec_);
+      fitted_min->flat<float>()(i) = range.min;
+      fitted_max->flat<float>()(i) = range.max;
+    }
+  }
+
+ private:
+  core::QuantizerSpec spec_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuant").Device(tensorflow::DEVICE_CPU), FakeQuantOp<false>);
+REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantTrack").Device(tensorflow::DEVICE_CPU),
+                        FakeQuantOp<true>);
+REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantGrad").Device(tensorflow::DEVICE_CPU), FakeQuantGradOp);
+REGISTER_KERNEL_BUILDER(Name("Dqat>MinMax").Device(tensorflow::DEVICE_CPU), MinMaxOp);
+REGISTER_KERNEL_BUILDER(Name("Dqat>FitRange").Device(tensorflow::DEVICE_CPU), FitRangeOp);
+
+}  // namespace
+}  // namespace dqat

@@ -1,0 +1,22 @@
+// What differs between the TensorFlow versions that the library builds for. Nowhere else.
+#ifndef DQAT_KERNELS_TF_COMPAT_H_
+#define DQAT_KERNELS_TF_COMPAT_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace dqat {
+
+// Runs body(begin, end) over [0, count) on TensorFlow's own thread pool.
+inline void ParallelFor(tensorflow::OpKernelContext* context, int64_t count, int64_t cost_per_unit,
+                        const std::function<void(int64_t, int64_t)>& body) {
+  const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
+  tensorflow::Shard(workers.num_threads, workers.workers, count, cost_per_unit, body);
+}
+
+}  // namespace dqat
+
+#endif  // DQAT_KERNELS_TF_COMPAT_H_

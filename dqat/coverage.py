@@ -1,0 +1,92 @@
+"""What is quantized and how, and what is not and why."""
+
+from dataclasses import dataclass
+
+from dqat.keras_api import keras
+from dqat.layers import QuantizedLayer
+from dqat.model import require_quantized
+from dqat.observers import Fixed
+from dqat.quantizers import Quantizer
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """One tensor of one layer.
+
+    Attributes:
+        layer: name of the layer.
+        kind: class of the float layer.
+        tensor: role, such as "kernel" or "output"; empty where nothing of the layer is quantized.
+        how: bits, granularity, observer; or why it is not quantized.
+        quantized: whether it is.
+    """
+
+    layer: str
+    kind: str
+    tensor: str
+    how: str
+    quantized: bool
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The report on a model: `rows`, and a table when printed."""
+
+    rows: tuple[CoverageRow, ...]
+
+    @property
+    def unquantized(self) -> tuple[CoverageRow, ...]:
+        """The rows that are not quantized."""
+        return tuple(row for row in self.rows if not row.quantized)
+
+    def __str__(self) -> str:
+        """A Markdown table."""
+        lines = ["| layer | kind | tensor | quantized |", "|---|---|---|---|"]
+        lines += [f"| {row.layer} | {row.kind} | {row.tensor} | {row.how} |" for row in self.rows]
+        return "\n".join(lines)
+
+
+def _describe(quantizer: Quantizer) -> str:
+    observer = quantizer.observer
+    if isinstance(observer, Fixed):
+        return f"{quantizer.spec}, fixed [{observer.min:g}, {observer.max:g}]"
+    options = ", ".join(f"{name} {value:g}" for name, value in observer.get_config().items())
+    return f"{quantizer.spec}, {type(observer).__name__}" + (f" ({options})" if options else "")
+
+
+def coverage(model: keras.Model) -> Coverage:
+    """What is quantized in a model, how, and what is not and why.
+
+    Args:
+        model: a model that `quantize_model` returned.
+
+    Returns:
+        A `Coverage`; printing it gives a table.
+
+    Raises:
+        TypeError: for a model that is not quantized.
+    """
+    require_quantized(model)
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, Quantizer):
+            rows.append(CoverageRow(layer.name, "Input", "output", _describe(layer), True))
+        elif isinstance(layer, QuantizedLayer):
+            kind = type(layer.layer).__name__
+            for role, spec in layer.weight_specs().items():
+                rows.append(CoverageRow(layer.name, kind, role, f"{spec}, present values", True))
+            for role, quantizer in layer.quantizers().items():
+                rows.append(CoverageRow(layer.name, kind, role, _describe(quantizer), True))
+            if getattr(layer.layer, "use_bias", False):
+                rows.append(
+                    CoverageRow(layer.name, kind, "bias", "int32 at export, float32 in training", True)
+                )
+            if "output" not in layer.quantizers() and "hidden" not in layer.quantizers():
+                why = (
+                    "goes on in float: TFLite fuses the next activation, or the range stays that of the input"
+                )
+                rows.append(CoverageRow(layer.name, kind, "output", why, False))
+        elif not isinstance(layer, keras.layers.InputLayer):
+            why = "moves or drops values only: the range stays that of the input"
+            rows.append(CoverageRow(layer.name, type(layer).__name__, "", why, False))
+    return Coverage(tuple(rows))

@@ -1,0 +1,5 @@
+"""Who runs the replicas: one process or Horovod, behind one wrapper."""
+
+from dqat.distribute.strategy import Strategy
+
+__all__ = ["Strategy"]

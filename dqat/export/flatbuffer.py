@@ -1,0 +1,107 @@
+"""A TFLite flatbuffer, read and changed through TensorFlow's own schema modules."""
+
+from typing import Any
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.lite.tools import flatbuffer_utils
+
+_OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+_NUMPY_TYPES = {
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT16: np.int16,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.FLOAT32: np.float32,
+}
+_FLOAT_TYPES = (
+    schema.TensorType.FLOAT16,
+    schema.TensorType.FLOAT32,
+    schema.TensorType.FLOAT64,
+)
+
+
+class LstmTensors:
+    """Places of tensors in a UNIDIRECTIONAL_SEQUENCE_LSTM, after TFLite's lstm_shared.h."""
+
+    INPUT = 0
+    INPUT_WEIGHTS = (1, 2, 3, 4)  # input, forget, cell, output gate: Keras' order
+    RECURRENT_WEIGHTS = (5, 6, 7, 8)
+    HIDDEN_STATE = 18
+    CELL_STATE = 19
+    EFFECTIVE_HIDDEN_SCALE = 4  # of the intermediates
+
+
+class Flatbuffer:
+    """One model with one subgraph."""
+
+    def __init__(self, content: bytes) -> None:
+        self.model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+        self.graph = self.model.subgraphs[0]
+
+    def to_bytes(self) -> bytes:
+        """The serialised model."""
+        return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
+
+    def operator_names(self) -> list[str]:
+        """Names of the operators, in order of execution."""
+        return [self.operator_name(operator) for operator in self.graph.operators]
+
+    def operator_name(self, operator: Any) -> str:
+        """The name of one operator, such as FULLY_CONNECTED."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
+        # Files of before 2020 keep small codes in a field of one byte.
+        return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    def lstms(self) -> list[Any]:
+        """The fused LSTM operators."""
+        return [op for op in self.graph.operators if self.operator_name(op) == "UNIDIRECTIONAL_SEQUENCE_LSTM"]
+
+    def tensor(self, index: int) -> Any:
+        """A tensor by index."""
+        return self.graph.tensors[index]
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """The values of a constant tensor; None for one that is computed."""
+        tensor = self.tensor(index)
+        data = self.model.buffers[tensor.buffer].data
+        if data is None or tensor.type not in _NUMPY_TYPES:
+            return None
+        return np.frombuffer(bytes(data), _NUMPY_TYPES[tensor.type]).reshape(tensor.shape)
+
+    def constants(self) -> list[np.ndarray]:
+        """The values of all constant tensors."""
+        values = (self.constant(index) for index in range(len(self.graph.tensors)))
+        return [value for value in values if value is not None]
+
+    def set_range(self, index: int, low: float, high: float) -> None:
+        """Gives a float tensor the range that the quantizer reads."""
+        tensor = self.tensor(index)
+        if tensor.quantization is None:
+            tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.min = np.array([low], np.float32)
+        tensor.quantization.max = np.array([high], np.float32)
+
+    def parameters(self, index: int) -> tuple[float, int] | None:
+        """Scale and zero point of a tensor that is quantized per tensor; else None."""
+        quantization = self.tensor(index).quantization
+        if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+            return None
+        return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+    def float_tensors(self) -> list[str]:
+        """Names of all tensors of a floating-point type, even unused ones."""
+        return [tensor.name.decode() for tensor in self.graph.tensors if tensor.type in _FLOAT_TYPES]
+
+    def drop_float_intermediates(self) -> None:
+        """Types the unused layer-norm intermediates of integer LSTMs as what they stand for.
+
+        The quantizer leaves four empty float tensors per LSTM. The kernel never touches them without layer
+        norm; with it they are the int16 gate pre-activations in Q3.12.
+        """
+        for lstm in self.lstms():
+            for index in lstm.intermediates[: LstmTensors.EFFECTIVE_HIDDEN_SCALE]:
+                tensor = self.tensor(index)
+                tensor.type = schema.TensorType.INT16
+                tensor.quantization = schema.QuantizationParametersT()
+                tensor.quantization.scale = np.array([2.0**-12], np.float32)
+                tensor.quantization.zeroPoint = np.array([0], np.int64)

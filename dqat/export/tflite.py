@@ -1,0 +1,239 @@
+"""`export_tflite`: trained ranges into an integer-only file, and proof that they arrived."""
+
+import os
+import pathlib
+import tempfile
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python import convert as tflite_convert
+from tensorflow.lite.python.optimize import calibrator
+
+from dqat import native
+from dqat.export.flatbuffer import Flatbuffer, LstmTensors
+from dqat.export.float_graph import gate_weights, inference_graph
+from dqat.keras_api import keras
+from dqat.layers import QuantizedLayer, QuantizedLSTM
+from dqat.model import named_quantizers, require_quantized
+from dqat.quantizers import Quantizer
+
+TARGETS = ("tflite",)
+#: Scales are computed in float64 by the converter and in float32 by dqat: they differ in the last bits.
+SCALE_TOLERANCE = 1e-6
+
+
+class ExportError(RuntimeError):
+    """The file would not be what was trained; nothing is written."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        size: bytes.
+        operators: names, in order of execution.
+        parameters: (scale, zero point) read back from the file, by quantizer ("layer/role").
+        scale_error: largest relative difference of these scales from the trained ranges' scales.
+    """
+
+    path: pathlib.Path
+    size: int
+    operators: tuple[str, ...]
+    parameters: dict[str, tuple[float, int]] = field(repr=False)
+    scale_error: float = 0.0
+
+
+def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = "tflite") -> ExportReport:
+    """Writes a trained quantization-aware model as an integer-only TFLite file, batch size 1.
+
+    Inputs and outputs are int8. LSTMs become UNIDIRECTIONAL_SEQUENCE_LSTM with an int16 cell state. The file
+    is checked before it is written (no float tensor, scales and weights those that were trained) and appears
+    under `path` whole or not at all.
+
+    Args:
+        model: what `quantize_model` returned, trained for at least one step.
+        path: the file to write; replaced where it exists.
+        target: "tflite".
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        TypeError: for a model that is not quantized.
+        ValueError: for another target, or quantizers without a range; names them.
+        ExportError: where the converted file is not what was trained.
+    """
+    require_quantized(model)
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    _require_ranges(model)
+    content = _to_integers(model, _convert(inference_graph(model)))
+    parameters, scale_error = _check(model, Flatbuffer(content))
+    path = pathlib.Path(path)
+    _write_atomically(path, content)
+    return ExportReport(
+        path, len(content), tuple(Flatbuffer(content).operator_names()), parameters, scale_error
+    )
+
+
+def _require_ranges(model: keras.Model) -> None:
+    missing = [
+        path for path, quantizer in named_quantizers(model) if not np.isfinite(quantizer.range()[0]).all()
+    ]
+    if missing:
+        raise ValueError(
+            f"no range recorded yet for {', '.join(missing)}: train the quantized model for at least one step "
+            "(model.fit, or a call with training=True) before exporting it"
+        )
+
+
+def _convert(graph: keras.Model) -> bytes:
+    return tf.lite.TFLiteConverter.from_keras_model(graph).convert()
+
+
+def _nudged(quantizer: Quantizer) -> tuple[float, float]:
+    low, high = quantizer.range()
+    found = native.module.quantization_parameters(low.numpy(), high.numpy(), num_bits=quantizer.spec.num_bits)
+    return float(found["nudged_min"]), float(found["nudged_max"])
+
+
+def _expected(quantizer: Quantizer) -> tuple[float, int]:
+    low, high = quantizer.range()
+    found = native.module.quantization_parameters(
+        low.numpy(), high.numpy(), num_bits=quantizer.spec.num_bits, narrow_range=quantizer.spec.narrow_range
+    )
+    return float(found["scale"]), int(found["zero_point"])
+
+
+def _match_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, object]:
+    """The file's LSTM operators by layer name, recognised by their recurrent weights: names get lost."""
+    found = {}
+    for layer in model.layers:
+        if not isinstance(layer, QuantizedLSTM):
+            continue
+        units = layer.layer.units
+        weights = gate_weights(layer)["recurrent_kernel"][:, :units].T
+        for lstm in flatbuffer.lstms():
+            stored = flatbuffer.constant(lstm.inputs[LstmTensors.RECURRENT_WEIGHTS[0]])
+            if stored.shape == weights.shape and np.array_equal(stored, weights):
+                found[layer.name] = lstm
+        if layer.name not in found:
+            raise ExportError(f"layer {layer.name!r} did not become a UNIDIRECTIONAL_SEQUENCE_LSTM operator")
+    return found
+
+
+def _to_integers(model: keras.Model, content: bytes) -> bytes:
+    """Quantizes the converter's float file with the trained ranges; uses no data.
+
+    The states' ranges are written nudged, since the quantizer does not nudge: (-a, a) would get zero point -1
+    where the simulation had 0. Hidden state, output and hidden scale must agree, or results are wrong without
+    an error.
+    """
+    flatbuffer = Flatbuffer(calibrator.add_intermediate_tensors(content))
+    for name, lstm in _match_lstms(model, flatbuffer).items():
+        layer = model.get_layer(name)
+        for index in (
+            lstm.outputs[0],
+            lstm.inputs[LstmTensors.HIDDEN_STATE],
+            lstm.intermediates[LstmTensors.EFFECTIVE_HIDDEN_SCALE],
+        ):
+            flatbuffer.set_range(index, *_nudged(layer.hidden))
+        flatbuffer.set_range(lstm.inputs[LstmTensors.CELL_STATE], *_nudged(layer.cell_state))
+    quantized = Flatbuffer(
+        tflite_convert.mlir_quantize(flatbuffer.to_bytes(), input_data_type=tf.int8, output_data_type=tf.int8)
+    )
+    quantized.drop_float_intermediates()
+    return quantized.to_bytes()
+
+
+def _check(model: keras.Model, flatbuffer: Flatbuffer) -> tuple[dict[str, tuple[float, int]], float]:
+    """Holds the integer file against the trained model; returns the parameters read back.
+
+    Raises:
+        ExportError: for a float tensor, a range or a weight that is not in the file.
+    """
+    floats = flatbuffer.float_tensors()
+    if floats:
+        raise ExportError(f"float tensors are left in the file: {', '.join(floats)}")
+    computed = [index for index in range(len(flatbuffer.graph.tensors)) if flatbuffer.constant(index) is None]
+    # Inside an LSTM it is known which tensor is whose. Elsewhere operators were fused and names merged, so the
+    # range must stand at some computed tensor.
+    places: dict[str, list[int]] = {}
+    for name, lstm in _match_integer_lstms(model, flatbuffer).items():
+        places[f"{name}/hidden"] = [lstm.outputs[0]]
+        places[f"{name}/cell_state"] = [lstm.inputs[LstmTensors.CELL_STATE]]
+    parameters, scale_error = {}, 0.0
+    for path, quantizer in named_quantizers(model):
+        scale, zero_point = _expected(quantizer)
+        candidates = [flatbuffer.parameters(index) for index in places.get(path, computed)]
+        errors = [(abs(c[0] / scale - 1.0), c) for c in candidates if c is not None and c[1] == zero_point]
+        error, found = min(errors, default=(float("inf"), None))
+        if error > SCALE_TOLERANCE:
+            raise ExportError(
+                f"the file has no tensor with the trained scale {scale} and zero point {zero_point} of {path}"
+            )
+        parameters[path], scale_error = found, max(scale_error, error)
+    return parameters, scale_error
+
+
+def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:
+    """The integers of each quantized weight, in the shape that its spec speaks of."""
+    codes = {}
+    values, ranges = layer.quantized_weights(), layer.weight_ranges()
+    for role, spec in layer.weight_specs().items():
+        low, high = ranges[role]
+        scale = native.module.quantization_parameters(
+            low.numpy(), high.numpy(), num_bits=spec.num_bits, narrow_range=spec.narrow_range
+        )["scale"]
+        if spec.axis is not None:
+            shape = np.ones(values[role].shape.rank, int)
+            shape[spec.axis] = -1
+            scale = scale.reshape(shape)
+        safe = np.where(scale == 0, 1, scale)
+        codes[role] = np.rint(values[role].numpy() / safe).astype(np.int8)
+    return codes
+
+
+def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, object]:
+    """The integer file's LSTM operators by layer name; all weights must be the trained ones."""
+    constants = flatbuffer.constants()
+    found = {}
+    for layer in model.layers:
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        codes = _codes(layer)
+        if isinstance(layer, QuantizedLSTM):
+            for lstm in flatbuffer.lstms():
+                stored = [
+                    flatbuffer.constant(lstm.inputs[place])
+                    for place in (*LstmTensors.INPUT_WEIGHTS, *LstmTensors.RECURRENT_WEIGHTS)
+                ]
+                trained = [
+                    codes[role][:, gate].T for role in ("kernel", "recurrent_kernel") for gate in range(4)
+                ]
+                if all(np.array_equal(a, b) for a, b in zip(stored, trained, strict=True)):
+                    found[layer.name] = lstm
+            if layer.name not in found:
+                raise ExportError(f"the file has no LSTM with the trained weights of {layer.name!r}")
+            continue
+        for role, code in codes.items():
+            if not any(np.array_equal(constant, code.T) for constant in constants):
+                raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")
+    return found
+
+
+def _write_atomically(path: pathlib.Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,43 @@
+"""The Keras that dqat builds on: tf.keras up to TensorFlow 2.15, tf_keras from 2.16 on."""
+
+from typing import Any
+
+import tensorflow as tf
+
+if tuple(int(part) for part in tf.__version__.split(".")[:2]) < (2, 16):
+    keras = tf.keras
+else:
+    import tf_keras as keras
+
+register = keras.saving.register_keras_serializable
+
+
+def require_keras_2(model: object) -> None:
+    """Raises TypeError where `model` is no Keras 2 model, and says what to do."""
+    if isinstance(model, keras.Model):
+        return
+    if any(base.__module__.startswith("keras.src") for base in type(model).__mro__):
+        raise TypeError(
+            f"{type(model).__name__} {getattr(model, 'name', '')!r} is a model of another Keras than "
+            f"{keras.__name__}: build it with {keras.__name__}, which is what dqat trains and exports."
+        )
+    raise TypeError(
+        f"model must be a {keras.__name__}.Model, got {type(model).__module__}.{type(model).__name__}"
+    )
+
+
+def serialize(part: Any) -> Any:
+    """A part of a layer as its config holds it; None stays None.
+
+    Without Keras' record of how the part was built: the layer that owns the part builds it.
+    """
+    if part is None:
+        return None
+    config = keras.saving.serialize_keras_object(part)
+    config.pop("build_config", None)
+    return config
+
+
+def deserialize(config: Any) -> Any:
+    """The inverse of `serialize`."""
+    return None if config is None else keras.saving.deserialize_keras_object(config)

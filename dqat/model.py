@@ -1,0 +1,111 @@
+"""The model that `quantize_model` returns: a functional Keras model whose ranges stay in step."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dqat.keras_api import keras, register
+from dqat.layers import QuantizedLayer
+from dqat.quantizers import Quantizer
+from dqat.range_sync import RangeSync
+
+
+@register("dqat")
+class QuantizedModel(keras.Model):
+    """A functional model of quantizing layers.
+
+    A call with `training=True` ends with the range sync of the step, so that `fit` and custom loops need
+    nothing else. Called otherwise, it is the simulation: ranges stay as they are.
+
+    Args:
+        inputs: as `keras.Model`.
+        outputs: as `keras.Model`.
+        name: as `keras.Model`.
+        trainable: as `keras.Model`.
+        range_sync: "delayed", "exact" or "off"; see `dqat.range_sync.RangeSync`.
+        on_nonfinite: "raise" or "skip"; see there.
+    """
+
+    # Keras saves and revives a functional subclass as such where these are its positional arguments.
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        trainable: bool = True,
+        *,
+        range_sync: str = "delayed",
+        on_nonfinite: str = "raise",
+    ) -> None:
+        super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self._connect(RangeSync(range_sync, on_nonfinite))
+
+    def _connect(self, range_sync: RangeSync) -> None:
+        self.range_sync = range_sync
+        range_sync.quantizers = []
+        for path, quantizer in named_quantizers(self):
+            quantizer.path = path
+            quantizer.range_sync = range_sync
+            range_sync.quantizers.append(quantizer)
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """The forward pass, and the range sync where `training`."""
+        with self.range_sync.step():
+            return super().call(inputs, training=training, mask=mask)
+
+    def get_config(self) -> dict[str, Any]:
+        """The layers and the sync's options."""
+        sync = self.range_sync
+        return {**super().get_config(), "range_sync": sync.mode, "on_nonfinite": sync.on_nonfinite}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "QuantizedModel":
+        """The inverse of `get_config`."""
+        config = dict(config)
+        range_sync = RangeSync(config.pop("range_sync"), config.pop("on_nonfinite"))
+        model = super().from_config(config, custom_objects)
+        model._connect(range_sync)
+        return model
+
+
+def named_quantizers(model: keras.Model) -> Iterator[tuple[str, Quantizer]]:
+    """All quantizers of activations and states, with their paths "layer/role", in the model's order."""
+    for layer in model.layers:
+        if isinstance(layer, Quantizer):
+            yield layer.name, layer
+        elif isinstance(layer, QuantizedLayer):
+            for role, quantizer in layer.quantizers().items():
+                yield f"{layer.name}/{role}", quantizer
+
+
+def ranges(model: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The ranges in use now, of activations, states and weights.
+
+    Args:
+        model: a model that `quantize_model` returned.
+
+    Returns:
+        By "layer/role", float32 (min, max), scalar or [channels]; fitted but not nudged. (+inf, -inf) stands
+        for a quantizer that has seen nothing.
+
+    Raises:
+        TypeError: for a model that is not quantized.
+    """
+    require_quantized(model)
+    found = {path: quantizer.range() for path, quantizer in named_quantizers(model)}
+    for layer in model.layers:
+        if isinstance(layer, QuantizedLayer):
+            found |= {f"{layer.name}/{role}": range_ for role, range_ in layer.weight_ranges().items()}
+    return {path: (low.numpy(), high.numpy()) for path, (low, high) in found.items()}
+
+
+def require_quantized(model: Any) -> None:
+    """Raises TypeError for a model that `quantize_model` did not return."""
+    if not isinstance(model, QuantizedModel):
+        raise TypeError(
+            f"{type(model).__name__} {getattr(model, 'name', '')!r} is not quantized: "
+            "call dqat.quantize_model(model) and train what it returns"
+        )

@@ -1,0 +1,79 @@
+"""What a quantizer is: validated descriptions, no state."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dqat.keras_api import register
+from dqat.observers import MovingAverage, Observer
+
+
+@register("dqat")
+@dataclass(frozen=True)
+class QuantizerSpec:
+    """How a tensor is quantized.
+
+    Attributes:
+        num_bits: 2 to 16.
+        symmetric: 0 stands on the middle level, so the zero point of the signed integer is 0.
+        narrow_range: uses one level less, at the negative end (int8: -127 to 127).
+        axis: the channel axis of a per-channel range, or None for one range per tensor.
+        power_of_two: symmetric, and the scale is a power of two: TFLite's int16 cell state.
+
+    Raises:
+        ValueError: for a number of bits out of bounds, or options that exclude one another.
+    """
+
+    num_bits: int = 8
+    symmetric: bool = False
+    narrow_range: bool = False
+    axis: int | None = None
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        """Validates the fields."""
+        if not 2 <= self.num_bits <= 16:
+            raise ValueError(f"num_bits must be 2 to 16, got {self.num_bits}")
+        if self.power_of_two and self.narrow_range:
+            raise ValueError("power_of_two uses all levels: narrow_range must be False")
+
+    def __str__(self) -> str:
+        """The short form that reports show, such as `int8 per tensor, symmetric`."""
+        words = [
+            f"int{self.num_bits} "
+            + ("per tensor" if self.axis is None else f"per channel on axis {self.axis}")
+        ]
+        words += ["symmetric"] if self.symmetric else []
+        words += ["scale a power of two"] if self.power_of_two else []
+        return ", ".join(words)
+
+    def get_config(self) -> dict[str, Any]:
+        """The fields, as Keras serialises them."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "QuantizerSpec":
+        """The inverse of `get_config`."""
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which quantizer each kind of tensor gets.
+
+    Attributes:
+        activation: outputs of layers and inputs of the model.
+        kernel: weight matrices, one range per tensor (TFLite's int8 FULLY_CONNECTED).
+        gate_kernel: recurrent weight matrices seen as [inputs, gates, units]: one range per gate.
+        cell_state: LSTM cell states (TFLite's integer LSTM keeps them in int16).
+        observer: how the ranges of activations and states are found.
+    """
+
+    activation: QuantizerSpec = QuantizerSpec()
+    kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True)
+    gate_kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True, axis=1)
+    cell_state: QuantizerSpec = QuantizerSpec(num_bits=16, power_of_two=True)
+    observer: Observer = field(default_factory=MovingAverage)
+
+
+#: Schemes by the name that `dqat.quantize_model(scheme=...)` takes.
+SCHEMES = {"int8": Scheme()}
