@@ -5,9 +5,11 @@ from typing import Any
 import tensorflow as tf
 
 if tuple(int(part) for part in tf.__version__.split(".")[:2]) < (2, 16):
-    keras = tf.keras
+    keras, NAME = tf.keras, "tf.keras"
 else:
     import tf_keras as keras
+
+    NAME = "tf_keras"
 
 register = keras.saving.register_keras_serializable
 

@@ -116,6 +116,7 @@ class RangeSync:
         self.quantizers: list[Observing] = []
         #: Collectives in the training step that was traced last.
         self.collectives_per_step = 0
+        self._collectives = 0
         self._all_reduce_max = _only_replica if mode == "off" else _current_all_reduce_max()
         self._records: dict[int, Range] | None = None
 
@@ -125,7 +126,7 @@ class RangeSync:
         if self._records is not None:  # a model called inside its own forward pass
             yield
             return
-        self._records, self.collectives_per_step = {}, 0
+        self._records, self._collectives = {}, 0
         try:
             yield
             waiting = self._records
@@ -137,6 +138,8 @@ class RangeSync:
                 waiting.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers
             ]
             self._reduce_and_observe(self.quantizers, records, "dqat.ranges")
+        if self._collectives:
+            self.collectives_per_step = self._collectives
 
     def submit(self, quantizer: Observing, record: Range) -> None:
         """Leaves a record for the end of the step."""
@@ -158,7 +161,7 @@ class RangeSync:
         vector = tf.stop_gradient(pack(records))
         if self._all_reduce_max is not _only_replica:
             vector = self._all_reduce_max(vector, name)
-            self.collectives_per_step += 1
+            self._collectives += 1
         reduced = self._without_nonfinite(quantizers, unpack(vector, records))
         return [quantizer.observe(record) for quantizer, record in zip(quantizers, reduced, strict=True)]
 

@@ -64,8 +64,11 @@ class Runner:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self._interpreter = tf.lite.Interpreter(model_path=os.fspath(path))
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter = tf.lite.Interpreter(model_path=os.fspath(path))
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is no TFLite model that this interpreter can run: {error}") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(

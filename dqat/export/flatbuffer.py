@@ -105,3 +105,15 @@ class Flatbuffer:
                 tensor.quantization = schema.QuantizationParametersT()
                 tensor.quantization.scale = np.array([2.0**-12], np.float32)
                 tensor.quantization.zeroPoint = np.array([0], np.int64)
+
+    def set_scale(self, index: int, scale: float) -> None:
+        """Replaces the scale of a tensor that is quantized per tensor."""
+        self.tensor(index).quantization.scale = np.array([scale], np.float32)
+
+    def drop_unused_buffers(self) -> None:
+        """Empties buffers that no tensor refers to: the quantizer leaves some, with undefined contents."""
+        used = {tensor.buffer for tensor in self.graph.tensors}
+        used |= {entry.buffer for entry in self.model.metadata or []}
+        for index, buffer in enumerate(self.model.buffers):
+            if index not in used:
+                buffer.data = None

@@ -19,8 +19,8 @@ from dqat.model import named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
 TARGETS = ("tflite",)
-#: Scales are computed in float64 by the converter and in float32 by dqat: they differ in the last bits.
-SCALE_TOLERANCE = 1e-6
+#: The converter computes a scale from the range in other ways than dqat; they agree to this.
+_SCALE_TOLERANCE = 1e-6
 
 
 class ExportError(RuntimeError):
@@ -35,15 +35,14 @@ class ExportReport:
         path: the file.
         size: bytes.
         operators: names, in order of execution.
-        parameters: (scale, zero point) read back from the file, by quantizer ("layer/role").
-        scale_error: largest relative difference of these scales from the trained ranges' scales.
+        parameters: (scale, zero point) in the file, by quantizer ("layer/role"): exactly those of the trained
+            ranges, as float32.
     """
 
     path: pathlib.Path
     size: int
     operators: tuple[str, ...]
     parameters: dict[str, tuple[float, int]] = field(repr=False)
-    scale_error: float = 0.0
 
 
 def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = "tflite") -> ExportReport:
@@ -70,13 +69,11 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_ranges(model)
-    content = _to_integers(model, _convert(inference_graph(model)))
-    parameters, scale_error = _check(model, Flatbuffer(content))
-    path = pathlib.Path(path)
+    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model))))
+    parameters = _settle(model, flatbuffer)
+    content, path = flatbuffer.to_bytes(), pathlib.Path(path)
     _write_atomically(path, content)
-    return ExportReport(
-        path, len(content), tuple(Flatbuffer(content).operator_names()), parameters, scale_error
-    )
+    return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters)
 
 
 def _require_ranges(model: keras.Model) -> None:
@@ -146,11 +143,15 @@ def _to_integers(model: keras.Model, content: bytes) -> bytes:
         tflite_convert.mlir_quantize(flatbuffer.to_bytes(), input_data_type=tf.int8, output_data_type=tf.int8)
     )
     quantized.drop_float_intermediates()
+    quantized.drop_unused_buffers()
     return quantized.to_bytes()
 
 
-def _check(model: keras.Model, flatbuffer: Flatbuffer) -> tuple[dict[str, tuple[float, int]], float]:
-    """Holds the integer file against the trained model; returns the parameters read back.
+def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float, int]]:
+    """Holds the integer file against the trained model and removes the last bits of difference.
+
+    Returns:
+        (scale, zero point) by quantizer.
 
     Raises:
         ExportError: for a float tensor, a range or a weight that is not in the file.
@@ -163,20 +164,31 @@ def _check(model: keras.Model, flatbuffer: Flatbuffer) -> tuple[dict[str, tuple[
     # range must stand at some computed tensor.
     places: dict[str, list[int]] = {}
     for name, lstm in _match_integer_lstms(model, flatbuffer).items():
-        places[f"{name}/hidden"] = [lstm.outputs[0]]
+        places[f"{name}/hidden"] = [
+            lstm.outputs[0],
+            lstm.inputs[LstmTensors.HIDDEN_STATE],
+            lstm.intermediates[LstmTensors.EFFECTIVE_HIDDEN_SCALE],
+        ]
         places[f"{name}/cell_state"] = [lstm.inputs[LstmTensors.CELL_STATE]]
-    parameters, scale_error = {}, 0.0
+    parameters = {}
     for path, quantizer in named_quantizers(model):
-        scale, zero_point = _expected(quantizer)
-        candidates = [flatbuffer.parameters(index) for index in places.get(path, computed)]
-        errors = [(abs(c[0] / scale - 1.0), c) for c in candidates if c is not None and c[1] == zero_point]
-        error, found = min(errors, default=(float("inf"), None))
-        if error > SCALE_TOLERANCE:
+        scale, zero_point = parameters[path] = _expected(quantizer)
+        near = [
+            index
+            for index in places.get(path, computed)
+            if _is_near(flatbuffer.parameters(index), scale, zero_point)
+        ]
+        if len(near) < len(places.get(path, [None])):
             raise ExportError(
-                f"the file has no tensor with the trained scale {scale} and zero point {zero_point} of {path}"
+                f"the file lacks the trained scale {scale} and zero point {zero_point} of {path}"
             )
-        parameters[path], scale_error = found, max(scale_error, error)
-    return parameters, scale_error
+        for index in near:
+            flatbuffer.set_scale(index, scale)
+    return parameters
+
+
+def _is_near(found: tuple[float, int] | None, scale: float, zero_point: int) -> bool:
+    return found is not None and found[1] == zero_point and abs(found[0] / scale - 1.0) <= _SCALE_TOLERANCE
 
 
 def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:

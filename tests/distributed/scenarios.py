@@ -1,0 +1,145 @@
+"""What a process of a distributed test does: python scenarios.py NAME FOLDER.
+
+Each process writes FOLDER/RANK.npz. Without `horovodrun` there is one process, which sees the whole batches.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import conftest
+import numpy as np
+import tensorflow as tf
+from datasets import japanese_vowels
+
+import dqat
+from dqat.keras_api import keras
+from dqat.model import named_quantizers
+
+STEPS = 20
+
+
+def speech():
+    return japanese_vowels(conftest.ROOT / "data" / "JapaneseVowels")[0]
+
+
+def batches(strategy, size=30, repeat=True):
+    dataset = tf.data.Dataset.from_tensor_slices(speech()).batch(size)
+    return strategy.shard(dataset.repeat() if repeat else dataset)
+
+
+def current_ranges(model):
+    """float32 [quantizers, 2], in the model's order."""
+    return np.array(
+        [[part.numpy() for part in quantizer.range()] for _, quantizer in named_quantizers(model)]
+    )
+
+
+class RangesEachStep(keras.callbacks.Callback):
+    """Keeps every step's ranges and whether the ranks agree on them."""
+
+    def __init__(self, strategy):
+        super().__init__()
+        self.strategy, self.ranges, self.identical = strategy, [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ranges.append(current_ranges(self.model))
+        self.identical.append(self.strategy.ranges_identical(self.model))
+
+
+def training(strategy, mode):
+    """20 real steps; the last batch of an epoch of 270 in 50s is uneven, and each rank starts differently."""
+    keras.utils.set_random_seed(100 + strategy.rank)  # the initial broadcast has to make up for it
+    with strategy.scope():
+        model = dqat.quantize_model(conftest.speech_model((16, 12)), range_sync=mode)
+    model.compile(
+        strategy.optimizer(keras.optimizers.Adam(3e-3)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    keeper = RangesEachStep(strategy)
+    history = model.fit(
+        batches(strategy, 50), steps_per_epoch=STEPS, verbose=0, callbacks=[*strategy.callbacks(), keeper]
+    )
+    weights = np.concatenate([weight.numpy().reshape(-1) for weight in model.trainable_variables])
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "weights": weights,
+        "loss": history.history["loss"],
+        "collectives": model.range_sync.collectives_per_step,
+        "quantizers": len(keeper.ranges[0]),
+    }
+
+
+def fixed_weights(strategy, mode):
+    """20 forward passes over batches of 30 and of uneven size, the weights held fixed, no dropout."""
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = dqat.quantize_model(conftest.speech_model((16, 12)), range_sync=mode)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    step = tf.function(lambda samples: model(samples, training=True))
+    ranges = []
+    for samples, _ in batches(strategy, 47).take(STEPS):
+        step(samples)
+        ranges.append(current_ranges(model))
+    return {"ranges": ranges, "paths": [path for path, _ in named_quantizers(model)]}
+
+
+def recorded_activations(strategy, mode):
+    """The same tensors, split over the ranks, through lone quantizers: inputs are identical by construction."""
+    rng = np.random.default_rng(0)
+    with strategy.scope():
+        inputs = keras.Input((7, 5))
+        per_channel = dqat.QuantizerSpec(axis=-1)
+        quantizers = [
+            dqat.quantizers.Quantizer(dqat.QuantizerSpec(), dqat.observers.MovingAverage(0.9)),
+            dqat.quantizers.Quantizer(per_channel, dqat.observers.AllValues()),
+            dqat.quantizers.Quantizer(per_channel, dqat.observers.LastValue()),
+        ]
+        from dqat.model import QuantizedModel
+
+        model = QuantizedModel(inputs, [quantizer(inputs) for quantizer in quantizers], range_sync=mode)
+    found = []
+    for step in range(STEPS):
+        rows = 1 + step  # fewer rows than ranks at first: a rank may have none
+        tensors = rng.normal(size=(rows, 7, 5)).astype(np.float32) * (1 + step % 3)
+        part = next(iter(strategy.shard(tf.data.Dataset.from_tensors(tensors))))
+        model(part, training=True)
+        found.append(np.concatenate([np.reshape(v, -1) for q in quantizers for v in (q.min, q.max)]))
+    return {"ranges": found, "collectives": model.range_sync.collectives_per_step}
+
+
+def nan_on_the_last_rank(strategy, mode):
+    """The message that each rank gets."""
+    samples, labels = (part.copy() for part in speech())
+    if strategy.rank == strategy.size - 1:
+        samples[100, 3, 2] = np.nan
+    with strategy.scope():
+        model = dqat.quantize_model(conftest.speech_model(), range_sync=mode)
+    model.compile(strategy.optimizer(keras.optimizers.Adam()), "mse")
+    try:
+        model.fit(samples, labels, batch_size=30, shuffle=False, verbose=0, callbacks=strategy.callbacks())
+    except tf.errors.InvalidArgumentError as error:
+        return {"message": str(error), "ranges": current_ranges(model)}
+    return {"message": ""}
+
+
+def outside_the_scope(strategy, mode):
+    """A model that is quantized without its strategy."""
+    try:
+        dqat.quantize_model(conftest.speech_model(), range_sync=mode)
+    except RuntimeError as error:
+        return {"message": str(error)}
+    return {"message": ""}
+
+
+if __name__ == "__main__":
+    name, mode, folder = sys.argv[1:]
+    strategy = dqat.distribute.Strategy()
+    found = globals()[name](strategy, mode)
+    np.savez(
+        pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found
+    )

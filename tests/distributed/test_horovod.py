@@ -1,0 +1,119 @@
+"""Real Horovod processes. The ranges of several are held, bit for bit, against those of one."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from distributed.conftest import SCENARIOS, launch
+
+import dqat
+
+MODES = ["delayed", "exact"]
+
+
+def bits(array):
+    return np.asarray(array, np.float32).view(np.int32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_both_ranks_hold_identical_bits_after_every_step(run_scenario, mode):
+    first, second = run_scenario("training", 2, mode)
+    assert (first["engine"], int(first["size"])) == ("horovod", 2)
+    assert len(first["ranges"]) == 20
+    np.testing.assert_array_equal(bits(first["ranges"]), bits(second["ranges"]))
+    assert first["identical"].all() and second["identical"].all()
+    assert np.isfinite(first["ranges"]).all()
+    assert len(np.unique(first["ranges"][:, 0, 1])) > 10  # ranges that moved
+    np.testing.assert_array_equal(bits(first["weights"]), bits(second["weights"]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_split_tensors_give_the_bits_of_the_whole(run_scenario, mode, processes):
+    (whole,) = run_scenario("recorded_activations", 1, mode)
+    for rank in run_scenario("recorded_activations", processes, mode):
+        np.testing.assert_array_equal(bits(rank["ranges"]), bits(whole["ranges"]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_with_fixed_weights_ranges_are_those_of_one_process_on_the_whole_batch(run_scenario, mode):
+    (whole,) = run_scenario("fixed_weights", 1, mode)
+    ranks = run_scenario("fixed_weights", 2, mode)
+    paths = list(whole["paths"])
+    for rank in ranks:
+        # The input is the same tensor, split.
+        index = paths.index("speech_quantizer")
+        np.testing.assert_array_equal(bits(rank["ranges"][:, index]), bits(whole["ranges"][:, index]))
+        # Behind a matrix product of another batch size the last bits of its sums may differ.
+        np.testing.assert_allclose(rank["ranges"], whole["ranges"], rtol=2e-6)
+
+
+def collectives(timeline):
+    """Names of the all-reduces that Horovod ran, from its own timeline, one entry per run."""
+    text = timeline.read_text().rstrip().rstrip(",")
+    events = json.loads(text if text.endswith("]") else text + "]")
+    names = {event["pid"]: event["args"]["name"] for event in events if event.get("name") == "process_name"}
+    return [names[event["pid"]] for event in events if event.get("name") == "ALLREDUCE"]
+
+
+def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario, tmp_path):
+    timeline = tmp_path / "timeline.json"
+    first, _ = run_scenario("training", 2, "delayed", (("HOROVOD_TIMELINE", str(timeline)),))
+    ran = [name for name in collectives(timeline) if "dqat.range" in name and "identical" not in name]
+    assert ran == [ran[0]] * 20
+    assert first["collectives"] == 1
+
+
+def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_scenario, tmp_path):
+    timeline = tmp_path / "timeline.json"
+    first, _ = run_scenario("training", 2, "exact", (("HOROVOD_TIMELINE", str(timeline)),))
+    ran = [name for name in collectives(timeline) if "dqat.range" in name and "identical" not in name]
+    outside_recurrence = int(first["quantizers"]) - 4  # two LSTMs with two states each
+    assert first["collectives"] == outside_recurrence + 1
+    assert len(ran) == 20 * (outside_recurrence + 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_nan_on_one_rank_stops_both_with_the_layers_name(run_scenario, mode):
+    for rank in run_scenario("nan_on_the_last_rank", 2, mode):
+        assert "NaN or Inf in the values of speech_quantizer" in str(rank["message"])
+        assert np.isfinite(rank["ranges"]).all()
+
+
+def test_quantizing_outside_the_scope_is_an_error_that_says_what_to_write(run_scenario):
+    for rank in run_scenario("outside_the_scope", 2):
+        assert "one of 2 that horovodrun started" in str(rank["message"])
+        assert "with strategy.scope():" in str(rank["message"])
+
+
+def test_a_horovod_without_tensorflow_is_an_error_that_says_how_to_build_it(tmp_path):
+    """Such a build is an installation without the TensorFlow extension: the same files less one."""
+    import horovod
+
+    original = horovod.__path__[0]
+    copy = tmp_path / "horovod"
+    subprocess.run(["cp", "-r", original, copy], check=True)
+    (extension,) = (copy / "tensorflow").glob("mpi_lib*.so")
+    extension.unlink()
+    done = launch(
+        2, str(SCENARIOS), "training", "delayed", str(tmp_path), environment={"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode != 0
+    assert "Horovod can't be used here: it is not installed, or was built without TensorFlow" in done.stderr
+    assert "HOROVOD_WITH_TENSORFLOW=1" in done.stderr
+
+
+def test_the_engine_is_one_process_outside_horovodrun_and_wrong_names_are_refused():
+    assert dqat.distribute.Strategy().engine == "none"
+    with pytest.raises(ValueError, match="engine must be one of auto, none, tf, horovod, got 'mpi'"):
+        dqat.distribute.Strategy("mpi")
+    with pytest.raises(NotImplementedError, match=r"tf\.distribute"):
+        dqat.distribute.Strategy("tf")
+
+
+def test_a_script_that_asks_for_horovod_runs_alone_as_one_rank():
+    script = "import dqat; s = dqat.distribute.Strategy('horovod'); print(s.engine, s.rank, s.size)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["horovod", "0", "1"], done.stderr

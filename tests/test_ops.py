@@ -1,0 +1,255 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+import dqat
+from dqat import native
+
+INFINITY = float("inf")
+
+
+def bits_of(array):
+    return np.asarray(array, np.float32).view(np.int32)
+
+
+@st.composite
+def cases(draw):
+    """A tensor with values on, inside and outside the range, gradients, and a range or one per channel."""
+    shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    if draw(st.integers(0, 19)) == 0:
+        shape = [draw(st.integers(1, 3000)), draw(st.integers(1, 40))]  # several blocks
+    per_channel = draw(st.booleans())
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    magnitude = 10.0 ** draw(st.floats(-4, 4))
+    channels = [shape[-1]] if per_channel else []
+    kind = draw(st.sampled_from(["both signs", "positive", "negative", "without 0", "zero"]))
+    low, high = -magnitude * generator.random(channels), magnitude * (generator.random(channels) + 1e-3)
+    if kind == "positive":
+        low = np.zeros(channels)
+    elif kind == "negative":
+        low, high = low - 1e-3 * magnitude, np.zeros(channels)
+    elif kind == "without 0":
+        low, high = high, high + high
+    elif kind == "zero":
+        low, high = np.zeros(channels), np.zeros(channels)
+    x = generator.normal(size=shape) * magnitude
+    x = np.where(generator.random(shape) < 0.1, np.broadcast_to(low, shape), x)
+    x = np.where(generator.random(shape) < 0.1, np.broadcast_to(high, shape), x)
+    dy = generator.normal(size=shape)
+    return (
+        *(np.asarray(value, np.float32) for value in (x, dy, low, high)),
+        draw(st.integers(2, 8)),
+        draw(st.booleans()),
+        per_channel,
+    )
+
+
+def run(function, x, dy, low, high):
+    with tf.GradientTape() as tape:
+        inputs = [tf.constant(value) for value in (x, low, high)]
+        tape.watch(inputs)
+        y = function(*inputs)
+    return (y, *tape.gradient(y, inputs, output_gradients=tf.constant(dy)))
+
+
+@given(cases())
+def test_output_and_gradients_are_those_of_tensorflow(case):
+    x, dy, low, high, num_bits, narrow, per_channel = case
+    theirs = (
+        tf.quantization.fake_quant_with_min_max_vars_per_channel
+        if per_channel
+        else tf.quantization.fake_quant_with_min_max_vars
+    )
+    options = {"num_bits": num_bits, "narrow_range": narrow}
+    expected = run(lambda *args: theirs(*args, **options), x, dy, low, high)
+    axis = -1 if per_channel else None
+    got = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis, **options), x, dy, low, high)
+    tracked = run(lambda *args: dqat.ops.fake_quant_track(*args, axis=axis, **options)[0], x, dy, low, high)
+    np.testing.assert_array_equal(bits_of(got[0]), bits_of(expected[0]))
+    np.testing.assert_array_equal(bits_of(got[1]), bits_of(expected[1]))
+    for ours, other in zip(got, tracked, strict=True):
+        np.testing.assert_array_equal(bits_of(ours), bits_of(other))
+    # n additions in two orders: each is off by at most n * eps / 2 * sum |dy|.
+    reduced = tuple(range(x.ndim - 1)) if per_channel else None
+    bound = x.size * np.finfo(np.float32).eps * np.abs(dy).sum(axis=reduced)
+    assert (np.abs(got[2] - expected[2]) <= bound).all()
+    assert (np.abs(got[3] - expected[3]) <= bound).all()
+
+
+@given(cases())
+def test_track_records_the_extremes_of_the_input(case):
+    x, _, low, high, num_bits, narrow, per_channel = case
+    axis = -1 if per_channel else None
+    options = {"num_bits": num_bits, "narrow_range": narrow, "axis": axis}
+    _, batch_min, batch_max = dqat.ops.fake_quant_track(x, low, high, **options)
+    reduced = tuple(range(x.ndim - 1)) if per_channel else None
+    np.testing.assert_array_equal(batch_min, x.min(axis=reduced))
+    np.testing.assert_array_equal(batch_max, x.max(axis=reduced))
+    for got, other in zip(dqat.ops.min_max(x, axis=axis), (batch_min, batch_max), strict=True):
+        np.testing.assert_array_equal(got, other)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -2, -3])
+def test_any_axis_equals_the_last_axis_after_transposing(rng, axis):
+    x = rng.normal(size=(6, 7, 300)).astype(np.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    channels = x.shape[axis]
+    low, high = -rng.random(channels).astype(np.float32), rng.random(channels).astype(np.float32)
+    got = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
+    moved = run(
+        lambda *args: dqat.ops.fake_quant(*args, axis=-1),
+        np.moveaxis(x, axis, -1),
+        np.moveaxis(dy, axis, -1),
+        low,
+        high,
+    )
+    np.testing.assert_array_equal(np.moveaxis(got[0].numpy(), axis, -1), moved[0])
+    np.testing.assert_array_equal(np.moveaxis(got[1].numpy(), axis, -1), moved[1])
+    np.testing.assert_allclose(got[2], moved[2], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(got[3], moved[3], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape, axis", [((513, 129), -1), ((3, 5, 40_001), 1), ((100_003,), None)])
+def test_every_instruction_set_gives_the_same_bits(rng, shape, axis):
+    x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    channels = [] if axis is None else [shape[axis]]
+    low, high = (np.asarray(sign * 0.5 * rng.random(channels), np.float32) for sign in (-1, 1))
+    results = {}
+    best = dqat.build_info()["instruction_set"]
+    try:
+        for name in dqat.build_info()["instruction_sets"]:
+            native.module.set_instruction_set(name)
+            gradients = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
+            results[name] = [
+                bits_of(v) for v in (*gradients, *dqat.ops.fake_quant_track(x, low, high, axis=axis))
+            ]
+    finally:
+        native.module.set_instruction_set(best)
+    for name, result in results.items():
+        for got, expected in zip(result, results["baseline"], strict=True):
+            np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+def test_range_gradients_are_the_same_bits_on_any_number_of_threads(tmp_path, run_python):
+    script = """
+import sys, numpy as np, tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+import dqat
+rng = np.random.default_rng(0)
+x, dy = (tf.constant(rng.normal(size=(997, 513)), tf.float32) for _ in range(2))
+found = []
+for axis, low in ((None, tf.constant(-0.5)), (-1, tf.fill([513], -0.5)), (0, tf.fill([997], -0.5))):
+    with tf.GradientTape() as tape:
+        tape.watch(low)
+        y = dqat.ops.fake_quant(x, low, -low, axis=axis)
+    found.append(tape.gradient(y, low, output_gradients=dy).numpy().reshape(-1))
+np.save(sys.argv[2], np.concatenate(found))
+"""
+    for threads in (1, 2, 5):
+        run_python("-c", script, str(threads), str(tmp_path / f"{threads}.npy"))
+    one = np.load(tmp_path / "1.npy")
+    for threads in (2, 5):
+        np.testing.assert_array_equal(bits_of(np.load(tmp_path / f"{threads}.npy")), bits_of(one))
+
+
+def test_nan_and_inf_become_the_record_that_survives_max():
+    x = np.array([[1.0, np.nan, -np.inf, 2.0], [3.0, 4.0, 5.0, np.inf]], np.float32)
+    for low, high in (
+        dqat.ops.min_max(x, axis=-1),
+        dqat.ops.fake_quant_track(x, [-1.0] * 4, [1.0] * 4, axis=-1)[1:],
+    ):
+        np.testing.assert_array_equal(low, [1.0, -np.inf, -np.inf, -np.inf])
+        np.testing.assert_array_equal(high, [3.0, np.inf, np.inf, np.inf])
+    assert [float(part) for part in dqat.ops.min_max(x)] == [-np.inf, np.inf]
+
+
+def test_empty_tensor_has_the_empty_record():
+    y, low, high = dqat.ops.fake_quant_track(np.zeros((0, 3), np.float32), -1.0, 1.0)
+    assert y.shape == (0, 3)
+    assert (float(low), float(high)) == (np.inf, -np.inf)
+
+
+def test_an_empty_range_passes_values_and_gradients_through(rng):
+    x = rng.normal(size=(5, 3)).astype(np.float32)
+    low, high = np.array([np.inf, -1, np.inf], np.float32), np.array([-np.inf, 1, -np.inf], np.float32)
+    y, dx, _, _ = run(lambda *args: dqat.ops.fake_quant(*args, axis=-1), x, np.ones_like(x), low, high)
+    np.testing.assert_array_equal(y[:, ::2], x[:, ::2])
+    assert (y.numpy()[:, 1] != x[:, 1]).all()
+    np.testing.assert_array_equal(dx[:, ::2], 1)
+
+
+@pytest.mark.parametrize(
+    "low, high", [(1.0, -1.0), (np.nan, 1.0), (-1.0, np.inf), (-np.inf, np.inf), (0.5, 0.5)]
+)
+def test_an_invalid_range_is_refused_with_its_values(low, high):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="range must be finite with min < max.*got min"):
+        dqat.ops.fake_quant(np.ones(3, np.float32), low, high)
+
+
+@pytest.mark.parametrize(
+    "low, axis, message",
+    [
+        ([-1.0], None, "min and max must have shape"),
+        ([-1.0, -1.0], -1, "min and max must have shape"),
+        (-1.0, -1, "min and max must have shape"),
+        ([-1.0] * 3, 2, "axis 2 is not an axis of x"),
+    ],
+)
+def test_a_range_of_wrong_shape_is_refused(low, axis, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        dqat.ops.fake_quant(np.ones((2, 3), np.float32), low, np.negative(low), axis=axis)
+
+
+def test_a_range_of_wrong_shape_is_refused_when_the_graph_is_built():
+    function = tf.function(lambda x: dqat.ops.fake_quant(x, [-1.0, -1.0], [1.0, 1.0], axis=-1))
+    with pytest.raises(ValueError, match="Dimensions must be equal, but are 3 and 2"):
+        function.get_concrete_function(tf.TensorSpec([None, 3]))
+
+
+def test_static_shapes_survive_unknown_ones():
+    function = tf.function(lambda x: dqat.ops.fake_quant_track(x, [-1.0] * 3, [1.0] * 3, axis=-1))
+    y, low, high = function.get_concrete_function(tf.TensorSpec([None, 3])).outputs
+    assert y.shape.as_list() == [None, 3]
+    assert low.shape == high.shape == [3]
+    y, low, _ = function.get_concrete_function(tf.TensorSpec(None)).outputs
+    assert y.shape.rank is None
+    assert low.shape == [3]
+
+
+@pytest.mark.parametrize("num_bits", [1, 17])
+def test_a_wrong_number_of_bits_is_refused(num_bits):
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="num_bits|>= minimum 2"):
+        dqat.ops.fake_quant(1.0, -1.0, 1.0, num_bits=num_bits)
+
+
+class TestFitRange:
+    def test_contains_zero(self):
+        assert [float(part) for part in dqat.ops.fit_range(1.0, 2.0)] == [0.0, 2.0]
+
+    def test_symmetric_narrow_range_is_plus_minus_the_largest_magnitude(self):
+        low, high = dqat.ops.fit_range(-0.5, 2.0, symmetric=True, narrow_range=True)
+        assert (float(low), float(high)) == (-2.0, 2.0)
+
+    def test_symmetric_full_range_has_zero_point_zero(self):
+        fitted = dqat.ops.fit_range(-0.5, 2.0, symmetric=True)
+        found = native.module.quantization_parameters(*(part.numpy() for part in fitted))
+        assert found["zero_point"] == 0
+        np.testing.assert_allclose(found["scale"], 2.0 / 127, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "largest, expected", [(0.01, 1), (1.0, 1), (1.0001, 2), (3.0, 4), (4.0, 4), (60.0, 64), (1e4, 64)]
+    )
+    def test_power_of_two_is_the_next_one_that_tflite_can_read(self, largest, expected):
+        low, high = dqat.ops.fit_range(-largest, 0.0, num_bits=16, power_of_two=True)
+        found = native.module.quantization_parameters(low.numpy(), high.numpy(), num_bits=16)
+        assert found["scale"] == expected / 32768
+        assert found["zero_point"] == 0
+
+    def test_empty_stays_empty(self):
+        for options in ({}, {"symmetric": True}, {"power_of_two": True}):
+            assert [float(part) for part in dqat.ops.fit_range(INFINITY, -INFINITY, **options)] == [
+                INFINITY,
+                -INFINITY,
+            ]

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+from conftest import compiled, speech_model
+
+import dqat
+from dqat.keras_api import keras
+
+layers = keras.layers
+
+
+def model_of(*stack, shape=(29, 12)):
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+def test_the_copy_has_the_float_models_weights_and_leaves_it_alone(speech):
+    model = speech_model()
+    before = [weight.copy() for weight in model.get_weights()]
+    quantized = dqat.quantize_model(model)
+    compiled(quantized).fit(speech[0][0][:60], speech[0][1][:60], epochs=1, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    again = dqat.quantize_model(model)
+    for ours, theirs in zip(again.trainable_weights, model.trainable_weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_without_ranges_the_model_differs_from_float_by_its_weights_alone(speech):
+    model = speech_model()
+    quantized = dqat.quantize_model(model)
+    samples = speech[1][0][:32]
+    # Weights on 255 levels: relative error of a weight up to 1/254 of the largest.
+    np.testing.assert_allclose(quantized(samples), model(samples), atol=0.05)
+    assert np.abs(quantized(samples) - model(samples)).max() > 0
+
+
+def test_sequential_models_are_quantized_too(speech):
+    model = model_of(layers.LSTM(8), layers.Dense(3, activation="relu"), layers.Dense(2))
+    quantized = dqat.quantize_model(model)
+    assert quantized(speech[1][0][:4]).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "layer, words",
+    [
+        (layers.GRU(4, name="mine"), ["'mine' (GRU)", "not supported yet", "Supported: Activation, Dense"]),
+        (layers.Masking(name="mine"), ["'mine' (Masking)", "not supported yet"]),
+        (
+            layers.LSTM(4, activation="relu", name="mine"),
+            ["'mine' (LSTM)", "activation must be 'tanh', got 'relu'"],
+        ),
+        (layers.LSTM(4, go_backwards=True, name="mine"), ["'mine'", "go_backwards must be False, got True"]),
+        (layers.LSTM(4, dropout=0.5, name="mine"), ["'mine'", "Put a Dropout layer before it"]),
+        (
+            layers.Dense(4, activation="elu", name="mine"),
+            ["activation 'elu' is not supported yet", "Use one of linear"],
+        ),
+        (layers.Activation("gelu", name="mine"), ["'mine' (Activation)", "activation 'gelu'"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, layers.Layer) else "",
+)
+def test_a_layer_that_is_not_supported_is_named(layer, words):
+    with pytest.raises(dqat.UnsupportedLayerError) as error:
+        dqat.quantize_model(model_of(layer))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_subclass_of_a_supported_layer_is_not_taken_for_it():
+    class MyDense(layers.Dense):
+        pass
+
+    with pytest.raises(dqat.UnsupportedLayerError, match="MyDense"):
+        dqat.quantize_model(model_of(MyDense(3)))
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def two_inputs():
+    first, second = keras.Input((3,)), keras.Input((3,))
+    return keras.Model([first, second], [layers.Dense(2)(first), layers.Dense(2)(second)])
+
+
+def shared_layer():
+    inputs = keras.Input((3,))
+    dense = layers.Dense(3)
+    return keras.Model(inputs, dense(dense(inputs)))
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: Subclassed(), ValueError, "is a subclassed Subclassed; functional and Sequential"),
+        (lambda: keras.Sequential([layers.Dense(3)]), ValueError, "has no input shape yet"),
+        (lambda: dqat.quantize_model(speech_model()), ValueError, "is quantized already"),
+        (lambda: layers.Dense(3), TypeError, r"model must be a .*Model, got .*Dense"),
+        (two_inputs, ValueError, "has 2 inputs and 2 outputs"),
+        (shared_layer, ValueError, "layers called several times are not supported yet: dense"),
+    ],
+)
+def test_a_model_that_cannot_be_quantized_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        dqat.quantize_model(make())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"scheme": "int3"}, "scheme must be a Scheme or one of int8, got 'int3'"),
+        ({"range_sync": "mean"}, "range_sync must be one of delayed, exact, off, got 'mean'"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of raise, skip, got 'ignore'"),
+    ],
+)
+def test_wrong_options_are_refused_with_what_is_accepted(options, message):
+    with pytest.raises(ValueError, match=message):
+        dqat.quantize_model(speech_model(), **options)
+
+
+def test_coverage_names_every_layer_and_every_reason():
+    model = speech_model()
+    report = dqat.coverage(dqat.quantize_model(model))
+    named = {row.layer for row in report.rows}
+    assert {layer.name for layer in model.layers} - named == {"speech"}
+    assert {row.tensor for row in report.rows if row.layer == "lstm_0"} == {
+        "kernel",
+        "recurrent_kernel",
+        "hidden",
+        "cell_state",
+        "bias",
+    }
+    assert [(row.layer, row.tensor) for row in report.unquantized] == [
+        ("dropout_0", ""),
+        ("features", "output"),
+    ]
+    assert all(row.how for row in report.rows)
+    assert "| lstm_0 | LSTM | cell_state | int16 per tensor" in str(report)
+
+
+def test_coverage_and_ranges_refuse_a_float_model():
+    for function in (dqat.coverage, dqat.ranges):
+        with pytest.raises(TypeError, match="is not quantized: call dqat.quantize_model"):
+            function(speech_model())
+
+
+def test_prescribed_output_ranges_are_those_of_the_kernels():
+    model = model_of(
+        layers.Dense(3, activation="tanh"), layers.Flatten(), layers.Dense(3, activation="softmax")
+    )
+    found = dqat.ranges(dqat.quantize_model(model))
+    by_suffix = {path.split("_")[-1]: tuple(map(float, value)) for path, value in found.items()}
+    assert by_suffix["tanh/output"] == (-1.0, 127 / 128)
+    assert by_suffix["softmax/output"] == (0.0, 255 / 256)
