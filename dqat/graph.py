@@ -35,9 +35,7 @@ def as_functional(model: keras.Model) -> keras.Model:
 
 def _nodes(model: keras.Model) -> list[Any]:
     """The layer calls in an order in which every call comes after those it needs."""
-    return [
-        node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]
-    ]
+    return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
 
 
 def consumers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:

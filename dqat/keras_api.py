@@ -23,9 +23,7 @@ def require_keras_2(model: object) -> None:
             f"{type(model).__name__} {getattr(model, 'name', '')!r} is a model of another Keras than "
             f"{keras.__name__}: build it with {keras.__name__}, which is what dqat trains and exports."
         )
-    raise TypeError(
-        f"model must be a {keras.__name__}.Model, got {type(model).__module__}.{type(model).__name__}"
-    )
+    raise TypeError(f"model must be a {keras.__name__}.Model, got {type(model).__module__}.{type(model).__name__}")
 
 
 def serialize(part: Any) -> Any:

@@ -60,9 +60,7 @@ class QuantizedModel(keras.Model):
         return {**super().get_config(), "range_sync": sync.mode, "on_nonfinite": sync.on_nonfinite}
 
     @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> "QuantizedModel":
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "QuantizedModel":
         """The inverse of `get_config`."""
         config = dict(config)
         range_sync = RangeSync(config.pop("range_sync"), config.pop("on_nonfinite"))

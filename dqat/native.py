@@ -30,9 +30,7 @@ def _load() -> tuple[ModuleType, ModuleType]:
     _check_tensorflow(build_record.TENSORFLOW_VERSION, tf.__version__)
     spec = importlib.util.find_spec("dqat._dqat")
     if spec is None or spec.origin is None:
-        raise ImportError(
-            "dqat's shared object (dqat/_dqat*.so) is missing: install dqat with pip, which builds it."
-        )
+        raise ImportError("dqat's shared object (dqat/_dqat*.so) is missing: install dqat with pip, which builds it.")
     # In this order: TensorFlow lists the operations that register while it loads the library itself.
     ops = tf.load_op_library(spec.origin)
     module = importlib.util.module_from_spec(spec)

@@ -114,9 +114,7 @@ class Fixed(Observer):
     def __post_init__(self) -> None:
         """Validates the fields."""
         if not self.min <= 0.0 <= self.max or self.min == self.max:
-            raise ValueError(
-                f"a fixed range must contain 0 and be no single point, got [{self.min}, {self.max}]"
-            )
+            raise ValueError(f"a fixed range must contain 0 and be no single point, got [{self.min}, {self.max}]")
 
     def _merge(self, range_: Range, record: Range) -> Range:
         return range_

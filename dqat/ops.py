@@ -48,9 +48,7 @@ def fake_quant(
         tf.errors.InvalidArgumentError: for a range of wrong shape or value (ValueError where the shapes are
             known when a graph is built).
     """
-    return _ops.dqat_fake_quant(
-        x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis)
-    )
+    return _ops.dqat_fake_quant(x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis))
 
 
 def fake_quant_track(
@@ -80,9 +78,7 @@ def fake_quant_track(
     Raises:
         tf.errors.InvalidArgumentError: as `fake_quant`.
     """
-    return _ops.dqat_fake_quant_track(
-        x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis)
-    )
+    return _ops.dqat_fake_quant_track(x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis))
 
 
 def min_max(x: TensorLike, *, axis: int | None = None) -> Range:

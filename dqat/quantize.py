@@ -68,9 +68,7 @@ def quantize_model(
         return tensors
 
     inputs, outputs = graph.rebuild(source, convert)
-    quantized = QuantizedModel(
-        inputs, outputs, name=model.name, range_sync=range_sync, on_nonfinite=on_nonfinite
-    )
+    quantized = QuantizedModel(inputs, outputs, name=model.name, range_sync=range_sync, on_nonfinite=on_nonfinite)
     for layer in source.layers:
         if layer.name in copies:
             copies[layer.name].set_weights(layer.get_weights())

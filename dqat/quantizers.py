@@ -28,9 +28,7 @@ class Quantizer(keras.layers.Layer):
         skipped: int64 scalar, records left out for a NaN or an Inf.
     """
 
-    def __init__(
-        self, spec: QuantizerSpec | None = None, observer: Observer | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, spec: QuantizerSpec | None = None, observer: Observer | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec or QuantizerSpec()
         self.observer = observer or MovingAverage()
@@ -145,9 +143,7 @@ class Quantizer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Quantizer":
         """The inverse of `get_config`."""
-        return cls(
-            **{**config, "spec": deserialize(config["spec"]), "observer": deserialize(config["observer"])}
-        )
+        return cls(**{**config, "spec": deserialize(config["spec"]), "observer": deserialize(config["observer"])})
 
 
 def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:

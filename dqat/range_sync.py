@@ -22,9 +22,7 @@ ON_NONFINITE = ("raise", "skip")
 #: different for each collective of a step; gives the elementwise largest.
 AllReduceMax = Callable[[tf.Tensor, str], tf.Tensor]
 
-_current: contextvars.ContextVar[AllReduceMax | None] = contextvars.ContextVar(
-    "dqat_all_reduce_max", default=None
-)
+_current: contextvars.ContextVar[AllReduceMax | None] = contextvars.ContextVar("dqat_all_reduce_max", default=None)
 
 
 class Observing(Protocol):
@@ -134,9 +132,7 @@ class RangeSync:
             self._records = None
         if waiting:
             # Every quantizer has its place whether it was called or not: the length never changes.
-            records = [
-                waiting.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers
-            ]
+            records = [waiting.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers]
             self._reduce_and_observe(self.quantizers, records, "dqat.ranges")
         if self._collectives:
             self.collectives_per_step = self._collectives
@@ -155,9 +151,7 @@ class RangeSync:
         """Reduces one record at once and returns the range that results."""
         return self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")[0]
 
-    def _reduce_and_observe(
-        self, quantizers: Sequence[Observing], records: Sequence[Range], name: str
-    ) -> list[Range]:
+    def _reduce_and_observe(self, quantizers: Sequence[Observing], records: Sequence[Range], name: str) -> list[Range]:
         vector = tf.stop_gradient(pack(records))
         if self._all_reduce_max is not _only_replica:
             vector = self._all_reduce_max(vector, name)

@@ -67,10 +67,7 @@ def _activation_function(layer: layers.Layer) -> str:
 
 def is_fused_activation(layer: layers.Layer | None) -> bool:
     """Whether TFLite computes this layer inside the one before it."""
-    return (
-        isinstance(layer, (layers.Activation, layers.ReLU))
-        and _activation_function(layer) in FUSED_ACTIVATIONS
-    )
+    return isinstance(layer, (layers.Activation, layers.ReLU)) and _activation_function(layer) in FUSED_ACTIVATIONS
 
 
 def _refuse(layer: layers.Layer, reason: str, way_out: str) -> UnsupportedLayerError:
@@ -82,11 +79,7 @@ def _activation(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     if name in FUSED_ACTIVATIONS:
         return [QuantizeWrapper(layer, output=None if name == "linear" else context.quantizer("output"))]
     if name in FIXED_OUTPUTS:
-        return [
-            QuantizeWrapper(
-                layer, output=Quantizer(context.scheme.activation, FIXED_OUTPUTS[name], name="output")
-            )
-        ]
+        return [QuantizeWrapper(layer, output=Quantizer(context.scheme.activation, FIXED_OUTPUTS[name], name="output"))]
     known = ", ".join((*FUSED_ACTIVATIONS, *FIXED_OUTPUTS))
     raise _refuse(layer, f"activation {name!r} is not supported yet", f"Use one of {known}")
 

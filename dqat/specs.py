@@ -38,10 +38,7 @@ class QuantizerSpec:
 
     def __str__(self) -> str:
         """The short form that reports show, such as `int8 per tensor, symmetric`."""
-        words = [
-            f"int{self.num_bits} "
-            + ("per tensor" if self.axis is None else f"per channel on axis {self.axis}")
-        ]
+        words = [f"int{self.num_bits} " + ("per tensor" if self.axis is None else f"per channel on axis {self.axis}")]
         words += ["symmetric"] if self.symmetric else []
         words += ["scale a power of two"] if self.power_of_two else []
         return ", ".join(words)

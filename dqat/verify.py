@@ -71,9 +71,7 @@ class Runner:
             raise ValueError(f"{path} is no TFLite model that this interpreter can run: {error}") from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(
-                f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected"
-            )
+            raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected")
         self._input, self._output = inputs[0], outputs[0]
         for side, details in (("input", self._input), ("output", self._output)):
             if details["dtype"] != np.int8:

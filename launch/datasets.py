@@ -12,9 +12,7 @@ FRAMES = 29
 
 def _read_ts(path: pathlib.Path) -> Samples:
     if not path.is_file():
-        raise SystemExit(
-            f"{path} is missing: run `python launch/fetch_data.py`, or put the UCR/UEA file there"
-        )
+        raise SystemExit(f"{path} is missing: run `python launch/fetch_data.py`, or put the UCR/UEA file there")
     lines = path.read_text().splitlines()
     first = next(number for number, line in enumerate(lines) if line.strip().lower() == "@data") + 1
     samples, labels = [], []

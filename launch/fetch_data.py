@@ -44,9 +44,9 @@ def fetch(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def main(
-    folder: Annotated[
-        pathlib.Path, typer.Argument(help="Where the data sets go, one folder each.")
-    ] = pathlib.Path("data"),
+    folder: Annotated[pathlib.Path, typer.Argument(help="Where the data sets go, one folder each.")] = pathlib.Path(
+        "data"
+    ),
 ) -> None:
     """Fetches all data sets of the examples."""
     for name in SOURCES:

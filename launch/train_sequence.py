@@ -69,9 +69,7 @@ def train(
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
-    model.fit(
-        strategy.shard(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose()
-    )
+    model.fit(strategy.shard(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose())
 
 
 def float_tflite(model: keras.Model, path: pathlib.Path) -> int:
@@ -154,9 +152,9 @@ def show(results: list[Result], seeds: list[int]) -> None:
 
 
 def main(
-    data: Annotated[
-        pathlib.Path, typer.Option(help="Folder with the JapaneseVowels .ts files.")
-    ] = pathlib.Path("data/JapaneseVowels"),
+    data: Annotated[pathlib.Path, typer.Option(help="Folder with the JapaneseVowels .ts files.")] = pathlib.Path(
+        "data/JapaneseVowels"
+    ),
     out: Annotated[pathlib.Path, typer.Option(help="Where the .tflite files go.")] = pathlib.Path("out"),
     units: Annotated[int, typer.Option(help="Units of each LSTM.")] = 128,
     layers: Annotated[int, typer.Option(help="Number of LSTMs.")] = 1,

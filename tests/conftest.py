@@ -50,9 +50,7 @@ def speech():
 def speech_model(units=(24,), dense=9):
     inputs = outputs = keras.Input((29, 12), name="speech")
     for index, size in enumerate(units):
-        outputs = keras.layers.LSTM(size, return_sequences=index < len(units) - 1, name=f"lstm_{index}")(
-            outputs
-        )
+        outputs = keras.layers.LSTM(size, return_sequences=index < len(units) - 1, name=f"lstm_{index}")(outputs)
         outputs = keras.layers.Dropout(0.1, name=f"dropout_{index}")(outputs)
     outputs = keras.layers.Dense(16, name="features")(outputs)
     outputs = keras.layers.Activation("relu", name="relu")(outputs)

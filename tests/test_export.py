@@ -33,15 +33,9 @@ def test_the_file_is_integer_from_input_to_output(exported):
     assert not {"QUANTIZE", "DEQUANTIZE", "WHILE"} & set(flatbuffer.operator_names())
     interpreter = tf.lite.Interpreter(str(exported.path))
     interpreter.allocate_tensors()
-    types = {
-        np.dtype(details["dtype"]).name
-        for details in interpreter.get_tensor_details()
-        if details["shape"].size
-    }
+    types = {np.dtype(details["dtype"]).name for details in interpreter.get_tensor_details() if details["shape"].size}
     assert types <= {"int8", "int16", "int32", "int64", "bool"}
-    assert (
-        interpreter.get_input_details()[0]["dtype"] == interpreter.get_output_details()[0]["dtype"] == np.int8
-    )
+    assert interpreter.get_input_details()[0]["dtype"] == interpreter.get_output_details()[0]["dtype"] == np.int8
 
 
 def test_scales_and_zero_points_in_the_file_are_those_of_the_trained_ranges(trained, exported):

@@ -65,8 +65,8 @@ def test_the_simulation_is_tflites_integer_lstm_in_float(speech, use_bias):
 
 def test_the_last_output_is_the_end_of_the_sequence(speech):
     keras.utils.set_random_seed(0)
-    whole, layer = quantized_lstm(8, return_sequences=True)
-    last, other = quantized_lstm(8, return_sequences=False)
+    whole, _layer = quantized_lstm(8, return_sequences=True)
+    last, _other = quantized_lstm(8, return_sequences=False)
     last.set_weights(whole.get_weights())
     np.testing.assert_array_equal(whole(speech[0][0][:5])[:, -1], last(speech[0][0][:5]))
     assert whole.output_shape == (None, 29, 8)
@@ -74,7 +74,7 @@ def test_the_last_output_is_the_end_of_the_sequence(speech):
 
 
 def test_without_ranges_and_with_unquantized_weights_it_is_keras_lstm(speech, monkeypatch):
-    model, layer = quantized_lstm(16, return_sequences=True)
+    _model, layer = quantized_lstm(16, return_sequences=True)
     monkeypatch.setattr(type(layer), "quantized_weights", lambda self: self.weight_values())
     x = speech[0][0][:16]
     np.testing.assert_allclose(layer(x), layer.layer(x), atol=1e-6)

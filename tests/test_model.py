@@ -9,9 +9,7 @@ from dqat.model import named_quantizers
 
 
 def activation_ranges(model):
-    return {
-        path: tuple(float(part) for part in quantizer.range()) for path, quantizer in named_quantizers(model)
-    }
+    return {path: tuple(float(part) for part in quantizer.range()) for path, quantizer in named_quantizers(model)}
 
 
 def test_delayed_mode_quantizes_with_the_ranges_known_at_the_start_of_the_step(speech):
@@ -120,11 +118,7 @@ def test_ranges_lists_activations_states_and_weights(trained):
     found = dqat.ranges(trained)
     assert set(found) == {
         "speech_quantizer",
-        *(
-            f"lstm_{i}/{role}"
-            for i in (0, 1)
-            for role in ("hidden", "cell_state", "kernel", "recurrent_kernel")
-        ),
+        *(f"lstm_{i}/{role}" for i in (0, 1) for role in ("hidden", "cell_state", "kernel", "recurrent_kernel")),
         "features/kernel",
         "relu/output",
         "speaker/kernel",

@@ -29,10 +29,7 @@ import dqat
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode == 1
-    assert (
-        f"dqat was built for TensorFlow 2.12 (2.12.0), and this is TensorFlow {tf.__version__}"
-        in result.stderr
-    )
+    assert f"dqat was built for TensorFlow 2.12 (2.12.0), and this is TensorFlow {tf.__version__}" in result.stderr
     assert "undefined symbol" not in result.stderr
 
 

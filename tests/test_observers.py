@@ -49,9 +49,7 @@ def test_channels_start_one_by_one():
     np.testing.assert_array_equal(range_, [[-2.0, -4.0], [2.0, 4.0]])
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: MovingAverage(1.0), lambda: MovingAverage(-0.1), lambda: Fixed(1.0, 2.0)]
-)
+@pytest.mark.parametrize("make", [lambda: MovingAverage(1.0), lambda: MovingAverage(-0.1), lambda: Fixed(1.0, 2.0)])
 def test_impossible_options_are_refused(make):
     with pytest.raises(ValueError, match="must"):
         make()

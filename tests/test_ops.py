@@ -122,9 +122,7 @@ def test_every_instruction_set_gives_the_same_bits(rng, shape, axis):
         for name in dqat.build_info()["instruction_sets"]:
             native.module.set_instruction_set(name)
             gradients = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
-            results[name] = [
-                bits_of(v) for v in (*gradients, *dqat.ops.fake_quant_track(x, low, high, axis=axis))
-            ]
+            results[name] = [bits_of(v) for v in (*gradients, *dqat.ops.fake_quant_track(x, low, high, axis=axis))]
     finally:
         native.module.set_instruction_set(best)
     for name, result in results.items():
@@ -180,9 +178,7 @@ def test_an_empty_range_passes_values_and_gradients_through(rng):
     np.testing.assert_array_equal(dx[:, ::2], 1)
 
 
-@pytest.mark.parametrize(
-    "low, high", [(1.0, -1.0), (np.nan, 1.0), (-1.0, np.inf), (-np.inf, np.inf), (0.5, 0.5)]
-)
+@pytest.mark.parametrize("low, high", [(1.0, -1.0), (np.nan, 1.0), (-1.0, np.inf), (-np.inf, np.inf), (0.5, 0.5)])
 def test_an_invalid_range_is_refused_with_its_values(low, high):
     with pytest.raises(tf.errors.InvalidArgumentError, match="range must be finite with min < max.*got min"):
         dqat.ops.fake_quant(np.ones(3, np.float32), low, high)

@@ -145,9 +145,7 @@ def test_coverage_and_ranges_refuse_a_float_model():
 
 
 def test_prescribed_output_ranges_are_those_of_the_kernels():
-    model = model_of(
-        layers.Dense(3, activation="tanh"), layers.Flatten(), layers.Dense(3, activation="softmax")
-    )
+    model = model_of(layers.Dense(3, activation="tanh"), layers.Flatten(), layers.Dense(3, activation="softmax"))
     found = dqat.ranges(dqat.quantize_model(model))
     by_suffix = {path.split("_")[-1]: tuple(map(float, value)) for path, value in found.items()}
     assert by_suffix["tanh/output"] == (-1.0, 127 / 128)

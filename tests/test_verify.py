@@ -11,9 +11,7 @@ def test_the_exported_file_behaves_as_the_simulation(speech, trained, exported):
     assert parity.within_1_lsb >= 0.99
     assert parity.same_class >= 0.995
     assert parity.equal <= parity.within_1_lsb
-    accuracy = {
-        (outputs.argmax(-1) == speech[1][1]).mean() for outputs in (parity.simulation, parity.integer)
-    }
+    accuracy = {(outputs.argmax(-1) == speech[1][1]).mean() for outputs in (parity.simulation, parity.integer)}
     assert min(accuracy) > 0.85  # it has learnt something that could be lost
     assert "XNNPACK" in parity.kernels
 

@@ -81,13 +81,12 @@ void GridTable::Set(int64_t channel, const Grid& grid) {
   const float fields[kFields] = {
       grid.nudged_min, grid.nudged_max, grid.scale,    grid.inv_scale,
       grid.zero_level, grid.grad_min,   grid.grad_max, grid.passthrough ? 1.0f : 0.0f};
-  for (int64_t field = 0; field < kFields; ++field)
-    data_[field * channels_ + channel] = fields[field];
+  for (int64_t field = 0; field < kFields; ++field) data_[field * channels_ + channel] = fields[field];
   any_passthrough_ = any_passthrough_ || grid.passthrough;
 }
 
-void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                    const GridTable& grids, const float* x, float* y, RecordPartials record) {
+void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
+                    const float* x, float* y, RecordPartials record) {
   const RowKernels& kernels = Kernels();
   if (layout.interleaved()) {
     const BlockRows rows(plan, block);
@@ -99,8 +98,7 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
       float* max = record.max + block * layout.channels;
       std::fill_n(min, layout.channels, Range().min);
       std::fill_n(max, layout.channels, Range().max);
-      kernels.channels_quantize_track(count, layout.channels, Grids(grids), x + offset, y + offset,
-                                      min, max);
+      kernels.channels_quantize_track(count, layout.channels, Grids(grids), x + offset, y + offset, min, max);
     }
     if (grids.any_passthrough()) PassThroughRows(grids, count, x + offset, y + offset);
     return;
@@ -133,8 +131,8 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
     float* max = record.max + block * layout.channels;
     std::fill_n(min, layout.channels, Range().min);
     std::fill_n(max, layout.channels, Range().max);
-    kernels.channels_minmax(rows.end - rows.begin, layout.channels,
-                            x + rows.begin * layout.channels, min, max);
+    kernels.channels_minmax(rows.end - rows.begin, layout.channels, x + rows.begin * layout.channels, min,
+                            max);
     return;
   }
   ForEachRow(layout, plan, block, [&](int64_t row, int64_t, int64_t offset, int64_t n) {
@@ -145,8 +143,8 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
 }
 
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const float* dy, const float* x, float* dx,
-                        float* dmin, float* dmax) {
+                        const GridTable& grids, const float* dy, const float* x, float* dx, float* dmin,
+                        float* dmax) {
   const RowKernels& kernels = Kernels();
   if (layout.interleaved()) {
     const BlockRows rows(plan, block);
@@ -155,19 +153,19 @@ void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int6
     float* block_dmax = dmax + block * layout.channels;
     std::fill_n(block_dmin, layout.channels, 0.0f);
     std::fill_n(block_dmax, layout.channels, 0.0f);
-    kernels.channels_gradient(rows.end - rows.begin, layout.channels, Grids(grids), dy + offset,
-                              x + offset, dx + offset, block_dmin, block_dmax);
+    kernels.channels_gradient(rows.end - rows.begin, layout.channels, Grids(grids), dy + offset, x + offset,
+                              dx + offset, block_dmin, block_dmax);
     return;
   }
   ForEachRow(layout, plan, block, [&](int64_t row, int64_t channel, int64_t offset, int64_t n) {
     dmin[row] = dmax[row] = 0.0f;
-    kernels.gradient(n, grids.grad_min()[channel], grids.grad_max()[channel], dy + offset,
-                     x + offset, dx + offset, dmin + row, dmax + row);
+    kernels.gradient(n, grids.grad_min()[channel], grids.grad_max()[channel], dy + offset, x + offset,
+                     dx + offset, dmin + row, dmax + row);
   });
 }
 
-void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials,
-                  float* min, float* max) {
+void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
+                  float* max) {
   std::fill_n(min, layout.channels, Range().min);
   std::fill_n(max, layout.channels, Range().max);
   // Interleaved partials are [block][channel], the others [outer][channel][piece].
@@ -183,8 +181,7 @@ void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPart
   }
 }
 
-void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials,
-               float* sum) {
+void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum) {
   std::fill_n(sum, layout.channels, 0.0f);
   const int64_t pieces = layout.interleaved() ? 1 : plan.pieces_per_row;
   for (int64_t i = 0; i < plan.partials; ++i) sum[(i / pieces) % layout.channels] += partials[i];

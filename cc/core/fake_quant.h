@@ -56,8 +56,8 @@ struct RecordPartials {
 
 // y may be x unless a channel passes its values through. `record` may be null pointers; then
 // nothing is tracked.
-void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                    const GridTable& grids, const float* x, float* y, RecordPartials record);
+void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
+                    const float* x, float* y, RecordPartials record);
 
 // Tracks without quantizing.
 void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const float* x,
@@ -65,14 +65,13 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
 
 // dx may be dy. dmin and dmax hold `BlockPlan::partials` partial sums each.
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const float* dy, const float* x, float* dx,
-                        float* dmin, float* dmax);
+                        const GridTable& grids, const float* dy, const float* x, float* dx, float* dmin,
+                        float* dmax);
 
 // Combines the partials of all blocks, in block order, into one value per channel.
-void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials,
-                  float* min, float* max);
-void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials,
-               float* sum);
+void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
+                  float* max);
+void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum);
 
 // Instruction sets that were compiled in and that this processor has, best last: "baseline",
 // "avx2", "avx512". Results are the same bits on each.

@@ -33,8 +33,7 @@ struct Range {
   float max = -std::numeric_limits<float>::infinity();
 
   bool empty() const {
-    return min == std::numeric_limits<float>::infinity() &&
-           max == -std::numeric_limits<float>::infinity();
+    return min == std::numeric_limits<float>::infinity() && max == -std::numeric_limits<float>::infinity();
   }
 };
 
@@ -103,8 +102,7 @@ inline Range FitRange(Range range, const QuantizerSpec& spec) {
     int exponent = 0;
     const float mantissa = std::frexp(bound, &exponent);  // bound = mantissa * 2^exponent
     if (mantissa == 0.5f) --exponent;                     // bound is a power of two itself
-    bound =
-        std::fmin(std::fmax(std::ldexp(1.0f, exponent), kMinPowerOfTwoRange), kMaxPowerOfTwoRange);
+    bound = std::fmin(std::fmax(std::ldexp(1.0f, exponent), kMinPowerOfTwoRange), kMaxPowerOfTwoRange);
   }
   // With an even number of levels the negative side has one level more than the positive one.
   const float half_levels = static_cast<float>(1 << (spec.num_bits - 1));

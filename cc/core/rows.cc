@@ -58,8 +58,8 @@ void Quantizes(int64_t n, const RowGrid& grid, bool divide, const float* x, floa
   }
 }
 
-void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y,
-                        float* min, float* max) {
+void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y, float* min,
+                        float* max) {
   if (divide && grid.scale != 0.0f) {
     QuantizeRow<true, true>(n, grid, x, y, min, max);
   } else {
@@ -79,8 +79,8 @@ void MinMax(int64_t n, const float* x, float* min, float* max) {
   *max = row_max;
 }
 
-void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, float* dx,
-              float* dmin, float* dmax) {
+void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, float* dx, float* dmin,
+              float* dmax) {
   float below[kLanes] = {}, above[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -109,8 +109,8 @@ void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, fl
 }
 
 template <bool kTrack>
-void QuantizeChannels(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y,
-                      float* min, float* max) {
+void QuantizeChannels(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y, float* min,
+                      float* max) {
   const float *lo = grids.nudged_min, *hi = grids.nudged_max, *scale = grids.scale;
   const float *inv_scale = grids.inv_scale, *zero_level = grids.zero_level;
   for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
@@ -142,8 +142,8 @@ void ChannelsMinMax(int64_t rows, int64_t n, const float* x, float* min, float* 
   }
 }
 
-void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const float* dy,
-                      const float* x, float* dx, float* dmin, float* dmax) {
+void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const float* dy, const float* x,
+                      float* dx, float* dmin, float* dmax) {
   const float *lo = grids.grad_min, *hi = grids.grad_max;
   for (int64_t row = 0; row < rows; ++row, x += n, dy += n, dx += n) {
 #pragma omp simd

@@ -25,20 +25,19 @@ struct RowKernels {
   // A contiguous row of one channel. `divide` chooses between division by the scale and
   // multiplication with its inverse. min and max are updated in place.
   void (*quantize)(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y);
-  void (*quantize_track)(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y,
-                         float* min, float* max);
+  void (*quantize_track)(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y, float* min,
+                         float* max);
   void (*minmax)(int64_t n, const float* x, float* min, float* max);
-  void (*gradient)(int64_t n, float grad_min, float grad_max, const float* dy, const float* x,
-                   float* dx, float* dmin, float* dmax);
+  void (*gradient)(int64_t n, float grad_min, float grad_max, const float* dy, const float* x, float* dx,
+                   float* dmin, float* dmax);
 
   // `rows` rows of n channels; min, max, dmin and dmax are [n] and updated in place.
-  void (*channels_quantize)(int64_t rows, int64_t n, const RowGrids& grids, const float* x,
-                            float* y);
-  void (*channels_quantize_track)(int64_t rows, int64_t n, const RowGrids& grids, const float* x,
-                                  float* y, float* min, float* max);
+  void (*channels_quantize)(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y);
+  void (*channels_quantize_track)(int64_t rows, int64_t n, const RowGrids& grids, const float* x, float* y,
+                                  float* min, float* max);
   void (*channels_minmax)(int64_t rows, int64_t n, const float* x, float* min, float* max);
-  void (*channels_gradient)(int64_t rows, int64_t n, const RowGrids& grids, const float* dy,
-                            const float* x, float* dx, float* dmin, float* dmax);
+  void (*channels_gradient)(int64_t rows, int64_t n, const RowGrids& grids, const float* dy, const float* x,
+                            float* dx, float* dmin, float* dmax);
 };
 
 namespace baseline {

@@ -39,8 +39,7 @@ class Granularity {
     }
     const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
     if (axis < 0 || axis >= shape.dims()) {
-      return InvalidArgument("axis ", axis_, " is not an axis of x with shape ",
-                             shape.DebugString());
+      return InvalidArgument("axis ", axis_, " is not an axis of x with shape ", shape.DebugString());
     }
     *layout = {1, shape.dim_size(axis), 1};
     for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
@@ -84,8 +83,8 @@ Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expect
   for (int64_t channel = 0; channel < grids->channels(); ++channel) {
     const core::Range range{min_data[channel], max_data[channel]};
     if (!core::IsValid(range)) {
-      return InvalidArgument("range must be finite with min < max (or 0 and 0), got min ",
-                             range.min, " and max ", range.max, " for channel ", channel);
+      return InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", range.min,
+                             " and max ", range.max, " for channel ", channel);
     }
     grids->Set(channel, core::MakeGrid(range, spec));
   }
@@ -96,24 +95,21 @@ Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expect
 void SayPassThroughOnce(const std::string& node) {
   static std::atomic<bool> said{false};
   if (said.exchange(true)) return;
-  LOG(WARNING)
-      << "dqat: " << node
-      << " has no range yet and passes its values through unquantized. This is the first step "
-         "of training, or a model that was never trained.";
+  LOG(WARNING) << "dqat: " << node
+               << " has no range yet and passes its values through unquantized. This is the first step "
+                  "of training, or a model that was never trained.";
 }
 
 // Scratch memory for partial records or sums: two arrays of plan.partials floats.
-Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor* memory,
-                        float** first, float** second) {
-  TF_RETURN_IF_ERROR(
-      context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({2, plan.partials}), memory));
+Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor* memory, float** first,
+                        float** second) {
+  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({2, plan.partials}), memory));
   *first = memory->flat<float>().data();
   *second = *first + plan.partials;
   return tensorflow::OkStatus();
 }
 
-void ForEachBlock(OpKernelContext* context, const BlockPlan& plan,
-                  const std::function<void(int64_t)>& body) {
+void ForEachBlock(OpKernelContext* context, const BlockPlan& plan, const std::function<void(int64_t)>& body) {
   ParallelFor(context, plan.num_blocks, plan.rows_per_block * plan.row_elements * kCostPerElement,
               [&](int64_t begin, int64_t end) {
                 for (int64_t block = begin; block < end; ++block) body(block);
@@ -132,8 +128,7 @@ class FakeQuantOp : public OpKernel {
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
     GridTable grids(layout.channels);
-    OP_REQUIRES_OK(context,
-                   ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
+    OP_REQUIRES_OK(context, ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
     Tensor* y = nullptr;
     if (grids.any_passthrough()) {
       SayPassThroughOnce(name());
@@ -148,8 +143,7 @@ class FakeQuantOp : public OpKernel {
     if (kTrack) {
       OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_min));
       OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
-      OP_REQUIRES_OK(context,
-                     AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
+      OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
     }
     const float* x_data = x.flat<float>().data();
     float* y_data = y->flat<float>().data();
@@ -176,14 +170,13 @@ class FakeQuantGradOp : public OpKernel {
     const Tensor& dy = context->input(0);
     const Tensor& x = context->input(1);
     OP_REQUIRES(context, dy.shape() == x.shape(),
-                InvalidArgument("dy and x must have the same shape, got ", dy.shape().DebugString(),
-                                " and ", x.shape().DebugString()));
+                InvalidArgument("dy and x must have the same shape, got ", dy.shape().DebugString(), " and ",
+                                x.shape().DebugString()));
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
     GridTable grids(layout.channels);
-    OP_REQUIRES_OK(context,
-                   ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
+    OP_REQUIRES_OK(context, ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
     Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));
@@ -192,8 +185,7 @@ class FakeQuantGradOp : public OpKernel {
     const BlockPlan plan(layout);
     Tensor memory;
     float *dmin_partials = nullptr, *dmax_partials = nullptr;
-    OP_REQUIRES_OK(context,
-                   AllocatePartials(context, plan, &memory, &dmin_partials, &dmax_partials));
+    OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &dmin_partials, &dmax_partials));
     const float* dy_data = dy.flat<float>().data();
     const float* x_data = x.flat<float>().data();
     float* dx_data = dx->flat<float>().data();
@@ -248,8 +240,8 @@ class FitRangeOp : public OpKernel {
     const Tensor& min = context->input(0);
     const Tensor& max = context->input(1);
     OP_REQUIRES(context, min.shape() == max.shape(),
-                InvalidArgument("min and max must have the same shape, got ",
-                                min.shape().DebugString(), " and ", max.shape().DebugString()));
+                InvalidArgument("min and max must have the same shape, got ", min.shape().DebugString(),
+                                " and ", max.shape().DebugString()));
     Tensor *fitted_min = nullptr, *fitted_max = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, min.shape(), &fitted_min));
     OP_REQUIRES_OK(context, context->allocate_output(1, min.shape(), &fitted_max));
@@ -265,8 +257,7 @@ class FitRangeOp : public OpKernel {
 };
 
 REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuant").Device(tensorflow::DEVICE_CPU), FakeQuantOp<false>);
-REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantTrack").Device(tensorflow::DEVICE_CPU),
-                        FakeQuantOp<true>);
+REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantTrack").Device(tensorflow::DEVICE_CPU), FakeQuantOp<true>);
 REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantGrad").Device(tensorflow::DEVICE_CPU), FakeQuantGradOp);
 REGISTER_KERNEL_BUILDER(Name("Dqat>MinMax").Device(tensorflow::DEVICE_CPU), MinMaxOp);
 REGISTER_KERNEL_BUILDER(Name("Dqat>FitRange").Device(tensorflow::DEVICE_CPU), FitRangeOp);

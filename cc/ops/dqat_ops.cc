@@ -65,8 +65,8 @@ Status MinMaxShape(InferenceContext* c) {
     if (c->RankKnown(c->input(0))) {
       const int rank = c->Rank(c->input(0));
       if (axis < -rank || axis >= rank) {
-        return tensorflow::errors::InvalidArgument(
-            "axis ", axis, " is not an axis of x with shape ", c->DebugString(c->input(0)));
+        return tensorflow::errors::InvalidArgument("axis ", axis, " is not an axis of x with shape ",
+                                                   c->DebugString(c->input(0)));
       }
       range = c->Vector(c->Dim(c->input(0), axis));
     }

@@ -31,8 +31,8 @@ void RequireSameShape(const Floats& min, const Floats& max) {
   }
 }
 
-py::tuple FitRange(const Floats& min, const Floats& max, int num_bits, bool narrow_range,
-                   bool symmetric, bool power_of_two) {
+py::tuple FitRange(const Floats& min, const Floats& max, int num_bits, bool narrow_range, bool symmetric,
+                   bool power_of_two) {
   const core::QuantizerSpec spec = Spec(num_bits, narrow_range, symmetric, power_of_two);
   RequireSameShape(min, max);
   Floats fitted_min(min.request().shape), fitted_max(min.request().shape);
@@ -44,8 +44,7 @@ py::tuple FitRange(const Floats& min, const Floats& max, int num_bits, bool narr
   return py::make_tuple(fitted_min, fitted_max);
 }
 
-py::dict QuantizationParameters(const Floats& min, const Floats& max, int num_bits,
-                                bool narrow_range) {
+py::dict QuantizationParameters(const Floats& min, const Floats& max, int num_bits, bool narrow_range) {
   const core::QuantizerSpec spec = Spec(num_bits, narrow_range, false, false);
   RequireSameShape(min, max);
   const auto shape = min.request().shape;
@@ -94,9 +93,8 @@ PYBIND11_MODULE(_dqat, module) {
       throw py::value_error("instruction set '" + name + "' is not available");
     }
   });
-  module.def("fit_range", &FitRange, py::arg("min"), py::arg("max"), py::kw_only(),
-             py::arg("num_bits") = 8, py::arg("narrow_range") = false, py::arg("symmetric") = false,
-             py::arg("power_of_two") = false,
+  module.def("fit_range", &FitRange, py::arg("min"), py::arg("max"), py::kw_only(), py::arg("num_bits") = 8,
+             py::arg("narrow_range") = false, py::arg("symmetric") = false, py::arg("power_of_two") = false,
              "The range to quantize with, from a recorded one; see Dqat>FitRange.");
   module.def("quantization_parameters", &QuantizationParameters, py::arg("min"), py::arg("max"),
              py::kw_only(), py::arg("num_bits") = 8, py::arg("narrow_range") = false,

@@ -47,10 +47,7 @@ def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def gate_weights(layer: QuantizedLSTM) -> dict[str, np.ndarray]:
     """The fake-quantized kernels of an LSTM as Keras shapes them, [inputs, 4 * units]."""
-    return {
-        role: weight.numpy().reshape(weight.shape[0], -1)
-        for role, weight in layer.quantized_weights().items()
-    }
+    return {role: weight.numpy().reshape(weight.shape[0], -1) for role, weight in layer.quantized_weights().items()}
 
 
 def _set_quantized_weights(copy: keras.layers.Layer, layer: QuantizeWrapper | QuantizedLSTM) -> None:

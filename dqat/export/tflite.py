@@ -77,9 +77,7 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
 
 
 def _require_ranges(model: keras.Model) -> None:
-    missing = [
-        path for path, quantizer in named_quantizers(model) if not np.isfinite(quantizer.range()[0]).all()
-    ]
+    missing = [path for path, quantizer in named_quantizers(model) if not np.isfinite(quantizer.range()[0]).all()]
     if missing:
         raise ValueError(
             f"no range recorded yet for {', '.join(missing)}: train the quantized model for at least one step "
@@ -174,14 +172,10 @@ def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float
     for path, quantizer in named_quantizers(model):
         scale, zero_point = parameters[path] = _expected(quantizer)
         near = [
-            index
-            for index in places.get(path, computed)
-            if _is_near(flatbuffer.parameters(index), scale, zero_point)
+            index for index in places.get(path, computed) if _is_near(flatbuffer.parameters(index), scale, zero_point)
         ]
         if len(near) < len(places.get(path, [None])):
-            raise ExportError(
-                f"the file lacks the trained scale {scale} and zero point {zero_point} of {path}"
-            )
+            raise ExportError(f"the file lacks the trained scale {scale} and zero point {zero_point} of {path}")
         for index in near:
             flatbuffer.set_scale(index, scale)
     return parameters
@@ -223,9 +217,7 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str
                     flatbuffer.constant(lstm.inputs[place])
                     for place in (*LstmTensors.INPUT_WEIGHTS, *LstmTensors.RECURRENT_WEIGHTS)
                 ]
-                trained = [
-                    codes[role][:, gate].T for role in ("kernel", "recurrent_kernel") for gate in range(4)
-                ]
+                trained = [codes[role][:, gate].T for role in ("kernel", "recurrent_kernel") for gate in range(4)]
                 if all(np.array_equal(a, b) for a, b in zip(stored, trained, strict=True)):
                     found[layer.name] = lstm
             if layer.name not in found:

@@ -87,10 +87,7 @@ class QuantizedLSTM(QuantizedLayer):
             float32 [batch, time, units], or [batch, units] without `return_sequences`.
         """
         units = self.layer.units
-        weights = {
-            role: tf.reshape(weight, [-1, _GATES * units])
-            for role, weight in self.quantized_weights().items()
-        }
+        weights = {role: tf.reshape(weight, [-1, _GATES * units]) for role, weight in self.quantized_weights().items()}
         # The input's share of all timesteps is one product; time comes first for the loop.
         projected = tf.tensordot(tf.transpose(inputs, [1, 0, 2]), weights["kernel"], 1)
         if self.layer.use_bias:

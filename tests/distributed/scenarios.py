@@ -31,9 +31,7 @@ def batches(strategy, size=30, repeat=True):
 
 def current_ranges(model):
     """float32 [quantizers, 2], in the model's order."""
-    return np.array(
-        [[part.numpy() for part in quantizer.range()] for _, quantizer in named_quantizers(model)]
-    )
+    return np.array([[part.numpy() for part in quantizer.range()] for _, quantizer in named_quantizers(model)])
 
 
 class RangesEachStep(keras.callbacks.Callback):
@@ -140,6 +138,4 @@ if __name__ == "__main__":
     name, mode, folder = sys.argv[1:]
     strategy = dqat.distribute.Strategy()
     found = globals()[name](strategy, mode)
-    np.savez(
-        pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found
-    )
+    np.savez(pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found)
