@@ -103,7 +103,7 @@ def run(seed: int, options: Options, training: Samples, test: Samples) -> Result
     strategy.print(f"seed {seed}: quantization-aware, ranges {options.range_sync}")
     with strategy.scope():
         quantized = dqat.quantize_model(model, range_sync=options.range_sync)
-    train(quantized, strategy, dataset, decay(5e-4, steps * options.qat_epochs), options.qat_epochs)
+    train(quantized, strategy, dataset, decay(1e-4, steps * options.qat_epochs), options.qat_epochs)
     identical = strategy.ranges_identical(quantized)
     if not strategy.is_chief:
         return None
