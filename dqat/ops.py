@@ -10,10 +10,12 @@ TensorLike = Any
 Range = tuple[tf.Tensor, tf.Tensor]
 
 
-def _attributes(axis: int | None) -> dict[str, Any]:
+def _attributes(axis: int | None, group_size: int) -> dict[str, Any]:
     if axis is None:
+        if group_size != 1:
+            raise ValueError(f"group_size {group_size} needs a channel axis, and axis is None")
         return {"per_channel": False}
-    return {"per_channel": True, "axis": axis}
+    return {"per_channel": True, "axis": axis, "group_size": group_size}
 
 
 def fake_quant(
@@ -24,6 +26,7 @@ def fake_quant(
     num_bits: int = 8,
     narrow_range: bool = False,
     axis: int | None = None,
+    group_size: int = 1,
 ) -> tf.Tensor:
     """Rounds `x` to the levels of the nudged range [min, max].
 
@@ -33,13 +36,14 @@ def fake_quant(
     the nudged range.
 
     Args:
-        x: float32, any shape.
-        min: float32, scalar, or [channels] with an axis. (+inf, -inf) stands for "no range yet": the values
-            pass through.
+        x: float32, float16 or bfloat16, any shape; arithmetic is in float32.
+        min: float32, scalar, or [channels / group_size] with an axis. (+inf, -inf) stands for "no range
+            yet": the values pass through.
         max: like `min`; finite with min < max, or both 0.
         num_bits: 2 to 16.
         narrow_range: uses the levels 1 to 2^num_bits - 1.
         axis: channel axis of `x`, negative from the end; None for one range per tensor.
+        group_size: so many consecutive channels share a range.
 
     Returns:
         Like `x`.
@@ -48,7 +52,9 @@ def fake_quant(
         tf.errors.InvalidArgumentError: for a range of wrong shape or value (ValueError where the shapes are
             known when a graph is built).
     """
-    return _ops.dqat_fake_quant(x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis))
+    return _ops.dqat_fake_quant(
+        x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis, group_size)
+    )
 
 
 def fake_quant_track(
@@ -59,6 +65,7 @@ def fake_quant_track(
     num_bits: int = 8,
     narrow_range: bool = False,
     axis: int | None = None,
+    group_size: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`fake_quant` that also records the smallest and largest value of `x`, in the same memory pass.
 
@@ -69,6 +76,7 @@ def fake_quant_track(
         num_bits: see `fake_quant`.
         narrow_range: see `fake_quant`.
         axis: see `fake_quant`.
+        group_size: see `fake_quant`.
 
     Returns:
         y, like `x`, and batch_min and batch_max, like `min`: of the values before quantization. Where `x`
@@ -78,23 +86,26 @@ def fake_quant_track(
     Raises:
         tf.errors.InvalidArgumentError: as `fake_quant`.
     """
-    return _ops.dqat_fake_quant_track(x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis))
+    return _ops.dqat_fake_quant_track(
+        x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis, group_size)
+    )
 
 
-def min_max(x: TensorLike, *, axis: int | None = None) -> Range:
+def min_max(x: TensorLike, *, axis: int | None = None, group_size: int = 1) -> Range:
     """The record of `x` alone, as `fake_quant_track` gives it.
 
     Args:
-        x: float32, any shape.
+        x: float32, float16 or bfloat16, any shape.
         axis: channel axis, or None for one record per tensor.
+        group_size: so many consecutive channels share a record.
 
     Returns:
-        batch_min and batch_max, scalar or [channels].
+        batch_min and batch_max, float32, scalar or [channels / group_size].
 
     Raises:
         tf.errors.InvalidArgumentError: where `axis` is not an axis of `x`.
     """
-    return _ops.dqat_min_max(x, **_attributes(axis))
+    return _ops.dqat_min_max(x, **_attributes(axis, group_size))
 
 
 def fit_range(
@@ -126,7 +137,7 @@ def fit_range(
 
 
 def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
-    names = ("num_bits", "narrow_range", "per_channel", "axis")
+    names = ("num_bits", "narrow_range", "per_channel", "axis", "group_size")
     return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **{name: op.get_attr(name) for name in names}))
 
 

@@ -42,6 +42,9 @@ class Quantizer(keras.layers.Layer):
             shape = [tf.TensorShape(input_shape)[self.spec.axis]]
             if shape[0] is None:
                 raise ValueError(f"{self.path}: axis {self.spec.axis} of {input_shape} has no static size")
+            if shape[0] % self.spec.group_size:
+                raise ValueError(f"{self.path}: group_size {self.spec.group_size} does not divide {shape[0]} channels")
+            shape[0] //= self.spec.group_size
         start = EMPTY
         if isinstance(self.observer, Fixed):
             start = self.observer.min, self.observer.max
@@ -77,13 +80,23 @@ class Quantizer(keras.layers.Layer):
     def quantize(self, x: tf.Tensor, range_: Range) -> tf.Tensor:
         """Fake-quantizes with a given range."""
         return ops.fake_quant(
-            x, *range_, num_bits=self.spec.num_bits, narrow_range=self.spec.narrow_range, axis=self.spec.axis
+            x,
+            *range_,
+            num_bits=self.spec.num_bits,
+            narrow_range=self.spec.narrow_range,
+            axis=self.spec.axis,
+            group_size=self.spec.group_size,
         )
 
     def quantize_and_track(self, x: tf.Tensor, range_: Range) -> tuple[tf.Tensor, Range]:
         """Fake-quantizes with a given range and records the extremes of `x` in the same pass."""
         y, low, high = ops.fake_quant_track(
-            x, *range_, num_bits=self.spec.num_bits, narrow_range=self.spec.narrow_range, axis=self.spec.axis
+            x,
+            *range_,
+            num_bits=self.spec.num_bits,
+            narrow_range=self.spec.narrow_range,
+            axis=self.spec.axis,
+            group_size=self.spec.group_size,
         )
         return y, (low, high)
 
@@ -92,7 +105,7 @@ class Quantizer(keras.layers.Layer):
         if isinstance(self.observer, Fixed) or training is None or training is False:
             return self.quantize(x, self.range())
         if self._sync().mode == "exact":
-            record = self.masked(ops.min_max(x, axis=self.spec.axis), training)
+            record = self.masked(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size), training)
             return self.quantize(x, self._fit(self._sync().reduce_now(self, record)))
         y, record = self.quantize_and_track(x, self.range())
         self.submit(record, training)
@@ -157,7 +170,7 @@ def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:
         The fitted (min, max).
     """
     return ops.fit_range(
-        *ops.min_max(weight, axis=spec.axis),
+        *ops.min_max(weight, axis=spec.axis, group_size=spec.group_size),
         num_bits=spec.num_bits,
         narrow_range=spec.narrow_range,
         symmetric=spec.symmetric,
@@ -173,4 +186,5 @@ def quantize_weight(weight: tf.Tensor, spec: QuantizerSpec) -> tf.Tensor:
         num_bits=spec.num_bits,
         narrow_range=spec.narrow_range,
         axis=spec.axis,
+        group_size=spec.group_size,
     )

@@ -17,6 +17,7 @@ class QuantizerSpec:
         symmetric: 0 stands on the middle level, so the zero point of the signed integer is 0.
         narrow_range: uses one level less, at the negative end (int8: -127 to 127).
         axis: the channel axis of a per-channel range, or None for one range per tensor.
+        group_size: with an axis, so many consecutive channels share a range.
         power_of_two: symmetric, and the scale is a power of two: TFLite's int16 cell state.
 
     Raises:
@@ -27,18 +28,24 @@ class QuantizerSpec:
     symmetric: bool = False
     narrow_range: bool = False
     axis: int | None = None
+    group_size: int = 1
     power_of_two: bool = False
 
     def __post_init__(self) -> None:
         """Validates the fields."""
         if not 2 <= self.num_bits <= 16:
             raise ValueError(f"num_bits must be 2 to 16, got {self.num_bits}")
+        if self.group_size < 1 or (self.group_size > 1 and self.axis is None):
+            raise ValueError(f"group_size must be at least 1, and 1 without an axis, got {self.group_size}")
         if self.power_of_two and self.narrow_range:
             raise ValueError("power_of_two uses all levels: narrow_range must be False")
 
     def __str__(self) -> str:
         """The short form that reports show, such as `int8 per tensor, symmetric`."""
-        words = [f"int{self.num_bits} " + ("per tensor" if self.axis is None else f"per channel on axis {self.axis}")]
+        channels = "channel" if self.group_size == 1 else f"{self.group_size} channels"
+        words = [
+            f"int{self.num_bits} " + ("per tensor" if self.axis is None else f"per {channels} on axis {self.axis}")
+        ]
         words += ["symmetric"] if self.symmetric else []
         words += ["scale a power of two"] if self.power_of_two else []
         return ", ".join(words)

@@ -46,6 +46,13 @@ def cases(draw):
     )
 
 
+@pytest.fixture(autouse=True)
+def best_instruction_set():
+    """Tests may choose another one; the next starts with the best again."""
+    yield
+    native.module.set_instruction_set(dqat.build_info()["instruction_sets"][-1])
+
+
 def run(function, x, dy, low, high):
     with tf.GradientTape() as tape:
         inputs = [tf.constant(value) for value in (x, low, high)]
@@ -111,20 +118,117 @@ def test_any_axis_equals_the_last_axis_after_transposing(rng, axis):
     np.testing.assert_allclose(got[3], moved[3], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("shape, axis", [((513, 129), -1), ((3, 5, 40_001), 1), ((100_003,), None)])
+SMALL_FLOATS = [tf.float16, tf.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", SMALL_FLOATS, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("shape, axis", [((70_001,), None), ((513, 129), -1), ((1001, 3), -1), ((6, 7, 300), 1)])
+def test_small_floats_are_computed_in_float32_and_rounded_once(rng, dtype, shape, axis):
+    x, dy = (tf.cast(rng.normal(size=shape), dtype) for _ in range(2))
+    channels = [] if axis is None else [shape[axis]]
+    low, high = (tf.constant(sign * (0.1 + rng.random(channels)), tf.float32) for sign in (-1, 1))
+    got = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
+    wide = [tf.cast(value, tf.float32) for value in (x, dy)]
+    expected = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), *wide, low, high)
+    for ours, theirs in zip(got[:2], expected[:2], strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_array_equal(tf.bitcast(ours, tf.uint16), tf.bitcast(tf.cast(theirs, dtype), tf.uint16))
+    for ours, theirs in zip(got[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-2)  # sums in float32, but in another order
+    y, *record = dqat.ops.fake_quant_track(x, low, high, axis=axis)
+    np.testing.assert_array_equal(tf.bitcast(y, tf.uint16), tf.bitcast(got[0], tf.uint16))
+    for ours, theirs in zip(record, dqat.ops.min_max(wide[0], axis=axis), strict=True):
+        assert ours.dtype == tf.float32
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", SMALL_FLOATS, ids=lambda dtype: dtype.name)
+def test_every_small_float_is_read_exactly(dtype):
+    x = tf.bitcast(tf.constant(np.arange(65536), tf.uint16), dtype)
+    values = tf.cast(x, tf.float32).numpy()
+    # TensorFlow runs all kernels with float32 denormals as zero; those of float16 are no denormals in float32.
+    values = np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
+    for name in dqat.build_info()["instruction_sets"]:
+        native.module.set_instruction_set(name)
+        low, high = dqat.ops.min_max(tf.reshape(x, [1, -1]), axis=-1)
+        np.testing.assert_array_equal(low, np.where(np.isfinite(values), values, -np.inf))
+        np.testing.assert_array_equal(high, np.where(np.isfinite(values), values, np.inf))
+
+
+@pytest.mark.parametrize("dtype", SMALL_FLOATS, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 1.0, 1e4, 1e30], ids=str)
+def test_every_level_is_rounded_to_a_small_float_as_tensorflow_rounds(dtype, scale):
+    """Normal, denormal and overflowing results."""
+    low, high = -32768.0 * scale, 32767.0 * scale
+    x = tf.cast(np.linspace(low, high, 65536), dtype)
+    y = dqat.ops.fake_quant(x, low, high, num_bits=16)
+    expected = tf.cast(dqat.ops.fake_quant(tf.cast(x, tf.float32), low, high, num_bits=16), dtype)
+    equal = tf.bitcast(y, tf.uint16) == tf.bitcast(expected, tf.uint16)
+    assert tf.reduce_all(equal | (tf.math.is_nan(y) & tf.math.is_nan(expected)))
+
+
+@pytest.mark.parametrize(
+    "shape, axis, group_size", [((5, 12), -1, 4), ((300, 6, 50), 1, 3), ((8, 64), 0, 8), ((3, 96), 1, 48)]
+)
+def test_a_group_of_channels_shares_a_range(rng, shape, axis, group_size):
+    x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    groups = shape[axis] // group_size
+    low, high = (np.asarray(sign * (0.1 + rng.random(groups)), np.float32) for sign in (-1, 1))
+    options = {"axis": axis, "group_size": group_size}
+    got = run(lambda *args: dqat.ops.fake_quant(*args, **options), x, dy, low, high)
+    one_by_one = run(
+        lambda *args: dqat.ops.fake_quant(*args, axis=axis),
+        x,
+        dy,
+        np.repeat(low, group_size),
+        np.repeat(high, group_size),
+    )
+    np.testing.assert_array_equal(bits_of(got[0]), bits_of(one_by_one[0]))
+    np.testing.assert_array_equal(bits_of(got[1]), bits_of(one_by_one[1]))
+    for ours, theirs in zip(got[2:], one_by_one[2:], strict=True):
+        np.testing.assert_allclose(ours, np.reshape(theirs, [groups, -1]).sum(-1), atol=1e-3)
+    for ours, theirs, fold in zip(
+        dqat.ops.min_max(x, **options), dqat.ops.min_max(x, axis=axis), (np.min, np.max), strict=True
+    ):
+        np.testing.assert_array_equal(ours, fold(np.reshape(theirs, [groups, -1]), axis=-1))
+
+
+def test_groups_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="group_size 2 does not divide the 3 channels"):
+        dqat.ops.min_max(np.ones((2, 3), np.float32), axis=-1, group_size=2)
+    with pytest.raises(ValueError, match="group_size 2 needs a channel axis"):
+        dqat.ops.min_max(np.ones((2, 3), np.float32), group_size=2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 31, 32, 100, 100_000])
+def test_any_number_of_channels(rng, channels):
+    x, dy = (rng.normal(size=(37, channels)).astype(np.float32) for _ in range(2))
+    low, high = (np.asarray(sign * (0.1 + rng.random(channels)), np.float32) for sign in (-1, 1))
+    got = run(lambda *args: dqat.ops.fake_quant(*args, axis=-1), x, dy, low, high)
+    for channel in range(min(channels, 5)):
+        alone = run(
+            lambda *args: dqat.ops.fake_quant(*args, axis=0),
+            *(np.ascontiguousarray(value[:, channel])[np.newaxis] for value in (x, dy)),
+            low[channel : channel + 1],
+            high[channel : channel + 1],
+        )
+        np.testing.assert_array_equal(bits_of(got[0][:, channel]), bits_of(alone[0][0]))
+        np.testing.assert_array_equal(bits_of(got[1][:, channel]), bits_of(alone[1][0]))
+        np.testing.assert_allclose([got[2][channel], got[3][channel]], [alone[2][0], alone[3][0]], atol=1e-4)
+    for ours, theirs in zip(dqat.ops.min_max(x, axis=-1), (x.min(0), x.max(0)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape, axis", [((513, 129), -1), ((999, 3), -1), ((3, 5, 40_001), 1), ((100_003,), None)])
 def test_every_instruction_set_gives_the_same_bits(rng, shape, axis):
     x, dy = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
     channels = [] if axis is None else [shape[axis]]
     low, high = (np.asarray(sign * 0.5 * rng.random(channels), np.float32) for sign in (-1, 1))
     results = {}
-    best = dqat.build_info()["instruction_set"]
-    try:
-        for name in dqat.build_info()["instruction_sets"]:
-            native.module.set_instruction_set(name)
-            gradients = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
-            results[name] = [bits_of(v) for v in (*gradients, *dqat.ops.fake_quant_track(x, low, high, axis=axis))]
-    finally:
-        native.module.set_instruction_set(best)
+    for name in dqat.build_info()["instruction_sets"]:
+        native.module.set_instruction_set(name)
+        gradients = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, dy, low, high)
+        results[name] = [bits_of(v) for v in (*gradients, *dqat.ops.fake_quant_track(x, low, high, axis=axis))]
     for name, result in results.items():
         for got, expected in zip(result, results["baseline"], strict=True):
             np.testing.assert_array_equal(got, expected, err_msg=name)

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <type_traits>
 
 #include "core/rows.h"
 
@@ -46,132 +47,240 @@ RowGrid ChannelGrid(const GridTable& grids, int64_t channel) {
           grids.inv_scale()[channel], grids.zero_level()[channel]};
 }
 
-// The rows of one block.
-struct BlockRows {
-  BlockRows(const BlockPlan& plan, int64_t block)
-      : begin(block * plan.rows_per_block), end(std::min(plan.rows, begin + plan.rows_per_block)) {}
-  int64_t begin, end;
+// Elements that are converted at a time, where they have to be: within the first-level cache.
+constexpr int64_t kStageElements = 4096;
+
+// Rows [row, row + count) of a block: `elements` consecutive elements from `offset`, all of `channel`
+// unless the layout is interleaved.
+struct Chunk {
+  int64_t row, count, channel, offset, elements;
 };
 
-// Calls visit(row, channel, offset, n) for every contiguous row of a block.
-template <typename Visit>
-void ForEachRow(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, Visit visit) {
-  const BlockRows rows(plan, block);
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
+// Cuts a block into chunks: whole where elements are float already, else small enough to be converted.
+template <typename T, typename Visit>
+void ForEachChunk(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, Visit visit) {
+  const int64_t begin = block * plan.rows_per_block;
+  const int64_t end = std::min(plan.rows, begin + plan.rows_per_block);
+  if (layout.interleaved()) {
+    int64_t step = end - begin;
+    if (!std::is_same_v<T, float>) {
+      step = std::max<int64_t>(1, kStageElements / (layout.columns() * plan.repeat)) * plan.repeat;
+    }
+    for (int64_t row = begin; row < end; row += step) {
+      const int64_t count = std::min(step, end - row);
+      visit(Chunk{row, count, 0, row * layout.columns(), count * layout.columns()});
+    }
+    return;
+  }
+  for (int64_t row = begin; row < end; ++row) {
     const int64_t vector = row / plan.pieces_per_row;
     const int64_t start = (row % plan.pieces_per_row) * BlockPlan::kMaxRowElements;
     const int64_t n = std::min(layout.inner - start, BlockPlan::kMaxRowElements);
-    visit(row, vector % layout.channels, vector * layout.inner + start, n);
+    visit(Chunk{row, 1, vector % layout.channels, vector * layout.inner + start, n});
   }
 }
 
-// Channels without a range pass their values through. It happens in a quantizer's first step only.
-void PassThroughRows(const GridTable& grids, int64_t rows, const float* x, float* y) {
-  const int64_t channels = grids.channels();
-  for (int64_t row = 0; row < rows; ++row, x += channels, y += channels) {
-    for (int64_t c = 0; c < channels; ++c) {
-      if (grids.passthrough()[c] != 0.0f) y[c] = x[c];
-    }
+// Float memory for the chunks of one block; none where elements are float already.
+template <typename T>
+class Stage {
+ public:
+  Stage(const ChannelLayout& layout, const BlockPlan& plan) {
+    if (std::is_same_v<T, float>) return;
+    const int64_t interleaved = std::max(kStageElements, layout.columns() * plan.repeat);
+    memory_.resize(layout.interleaved() ? interleaved : std::min(layout.inner, BlockPlan::kMaxRowElements));
   }
+
+  const float* Load(const RowKernels& kernels, const T* x, int64_t n) {
+    if constexpr (std::is_same_v<T, float>) {
+      return x;
+    } else if constexpr (std::is_same_v<T, Half>) {
+      kernels.load_half(n, x, memory_.data());
+    } else {
+      kernels.load_bfloat16(n, x, memory_.data());
+    }
+    return memory_.data();
+  }
+
+  // Where the float results of a chunk go before Store.
+  float* Results(T* y) {
+    if constexpr (std::is_same_v<T, float>) return y;
+    return memory_.data();
+  }
+
+  void Store(const RowKernels& kernels, T* y, int64_t n) {
+    if constexpr (std::is_same_v<T, Half>) kernels.store_half(n, memory_.data(), y);
+    if constexpr (std::is_same_v<T, BFloat16>) kernels.store_bfloat16(n, memory_.data(), y);
+  }
+
+ private:
+  std::vector<float> memory_;
+};
+
+// Runs a kernel of rows over `count` rows of `columns`: `repeat` at a time, then the rest singly.
+template <typename Run>
+void RunRows(int64_t count, int64_t columns, int64_t repeat, Run run) {
+  const int64_t joined = count / repeat;
+  if (joined > 0) run(joined, columns * repeat, 0);
+  const int64_t done = joined * repeat;
+  if (done < count) run(count - done, columns, done * columns);
 }
 
 }  // namespace
+
+GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
+    : channels_(layout.channels),
+      run_(layout.interleaved() ? layout.inner : 1),
+      columns_(channels_ * run_),
+      entries_(columns_ * plan.repeat),
+      data_(kFields * entries_) {}
 
 void GridTable::Set(int64_t channel, const Grid& grid) {
   const float fields[kFields] = {
       grid.nudged_min, grid.nudged_max, grid.scale,    grid.inv_scale,
       grid.zero_level, grid.grad_min,   grid.grad_max, grid.passthrough ? 1.0f : 0.0f};
-  for (int64_t field = 0; field < kFields; ++field) data_[field * channels_ + channel] = fields[field];
+  for (int64_t field = 0; field < kFields; ++field) {
+    for (int64_t first = channel * run_; first < entries_; first += columns_) {
+      std::fill_n(data_.data() + field * entries_ + first, run_, fields[field]);
+    }
+  }
   any_passthrough_ = any_passthrough_ || grid.passthrough;
 }
 
+template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
-                    const float* x, float* y, RecordPartials record) {
+                    const T* x, T* y, RecordPartials record) {
   const RowKernels& kernels = Kernels();
-  if (layout.interleaved()) {
-    const BlockRows rows(plan, block);
-    const int64_t offset = rows.begin * layout.channels, count = rows.end - rows.begin;
-    if (record.min == nullptr) {
-      kernels.channels_quantize(count, layout.channels, Grids(grids), x + offset, y + offset);
-    } else {
-      float* min = record.min + block * layout.channels;
-      float* max = record.max + block * layout.channels;
-      std::fill_n(min, layout.channels, Range().min);
-      std::fill_n(max, layout.channels, Range().max);
-      kernels.channels_quantize_track(count, layout.channels, Grids(grids), x + offset, y + offset, min, max);
-    }
-    if (grids.any_passthrough()) PassThroughRows(grids, count, x + offset, y + offset);
+  const bool track = record.min != nullptr;
+  Stage<T> stage(layout, plan);
+  if (!layout.interleaved()) {
+    ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
+      const int64_t n = chunk.elements;
+      const float* values = stage.Load(kernels, x + chunk.offset, n);
+      float* results = stage.Results(y + chunk.offset);
+      const bool passthrough = grids.passthrough()[chunk.channel] != 0.0f;
+      float min = Range().min, max = Range().max;
+      if (passthrough) {
+        if (track) kernels.minmax(n, values, &min, &max);
+        std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
+      } else if (track) {
+        kernels.quantize_track(n, ChannelGrid(grids, chunk.channel), layout.per_tensor, values, results, &min,
+                               &max);
+      } else {
+        kernels.quantize(n, ChannelGrid(grids, chunk.channel), layout.per_tensor, values, results);
+      }
+      if (!passthrough) stage.Store(kernels, y + chunk.offset, n);
+      if (track) {
+        record.min[chunk.row] = min;
+        record.max[chunk.row] = max;
+      }
+    });
     return;
   }
-  const bool divide = layout.channels == 1;
-  ForEachRow(layout, plan, block, [&](int64_t row, int64_t channel, int64_t offset, int64_t n) {
-    const bool passthrough = grids.passthrough()[channel] != 0.0f;
-    if (record.min != nullptr) {
-      record.min[row] = Range().min;
-      record.max[row] = Range().max;
-      if (passthrough) {
-        kernels.minmax(n, x + offset, record.min + row, record.max + row);
+  const int64_t entries = layout.columns() * plan.repeat;
+  float *min = nullptr, *max = nullptr;
+  if (track) {
+    min = record.min + block * entries;
+    max = record.max + block * entries;
+    std::fill_n(min, entries, Range().min);
+    std::fill_n(max, entries, Range().max);
+  }
+  ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
+    const float* values = stage.Load(kernels, x + chunk.offset, chunk.elements);
+    float* results = stage.Results(y + chunk.offset);
+    RunRows(chunk.count, layout.columns(), plan.repeat, [&](int64_t rows, int64_t n, int64_t offset) {
+      if (track) {
+        kernels.channels_quantize_track(rows, n, Grids(grids), values + offset, results + offset, min, max);
       } else {
-        kernels.quantize_track(n, ChannelGrid(grids, channel), divide, x + offset, y + offset,
-                               record.min + row, record.max + row);
+        kernels.channels_quantize(rows, n, Grids(grids), values + offset, results + offset);
       }
-    } else if (!passthrough) {
-      kernels.quantize(n, ChannelGrid(grids, channel), divide, x + offset, y + offset);
+    });
+    stage.Store(kernels, y + chunk.offset, chunk.elements);
+    if (!grids.any_passthrough()) return;
+    // In a quantizer's first step only.
+    for (int64_t i = 0; i < chunk.elements; ++i) {
+      if (grids.passthrough()[i % layout.columns()] != 0.0f) y[chunk.offset + i] = x[chunk.offset + i];
     }
-    if (passthrough) std::memcpy(y + offset, x + offset, n * sizeof(float));
   });
 }
 
-void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const float* x,
+template <typename T>
+void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const T* x,
                  RecordPartials record) {
   const RowKernels& kernels = Kernels();
+  Stage<T> stage(layout, plan);
+  const int64_t entries = layout.columns() * plan.repeat;
   if (layout.interleaved()) {
-    const BlockRows rows(plan, block);
-    float* min = record.min + block * layout.channels;
-    float* max = record.max + block * layout.channels;
-    std::fill_n(min, layout.channels, Range().min);
-    std::fill_n(max, layout.channels, Range().max);
-    kernels.channels_minmax(rows.end - rows.begin, layout.channels, x + rows.begin * layout.channels, min,
-                            max);
-    return;
+    std::fill_n(record.min + block * entries, entries, Range().min);
+    std::fill_n(record.max + block * entries, entries, Range().max);
   }
-  ForEachRow(layout, plan, block, [&](int64_t row, int64_t, int64_t offset, int64_t n) {
-    record.min[row] = Range().min;
-    record.max[row] = Range().max;
-    kernels.minmax(n, x + offset, record.min + row, record.max + row);
+  ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
+    const float* values = stage.Load(kernels, x + chunk.offset, chunk.elements);
+    if (!layout.interleaved()) {
+      float min = Range().min, max = Range().max;
+      kernels.minmax(chunk.elements, values, &min, &max);
+      record.min[chunk.row] = min;
+      record.max[chunk.row] = max;
+      return;
+    }
+    RunRows(chunk.count, layout.columns(), plan.repeat, [&](int64_t rows, int64_t n, int64_t offset) {
+      kernels.channels_minmax(rows, n, values + offset, record.min + block * entries,
+                              record.max + block * entries);
+    });
   });
 }
 
+template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const float* dy, const float* x, float* dx, float* dmin,
-                        float* dmax) {
+                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax) {
   const RowKernels& kernels = Kernels();
+  Stage<T> value_stage(layout, plan), slope_stage(layout, plan);
+  const int64_t entries = layout.columns() * plan.repeat;
   if (layout.interleaved()) {
-    const BlockRows rows(plan, block);
-    const int64_t offset = rows.begin * layout.channels;
-    float* block_dmin = dmin + block * layout.channels;
-    float* block_dmax = dmax + block * layout.channels;
-    std::fill_n(block_dmin, layout.channels, 0.0f);
-    std::fill_n(block_dmax, layout.channels, 0.0f);
-    kernels.channels_gradient(rows.end - rows.begin, layout.channels, Grids(grids), dy + offset, x + offset,
-                              dx + offset, block_dmin, block_dmax);
-    return;
+    std::fill_n(dmin + block * entries, entries, 0.0f);
+    std::fill_n(dmax + block * entries, entries, 0.0f);
   }
-  ForEachRow(layout, plan, block, [&](int64_t row, int64_t channel, int64_t offset, int64_t n) {
-    dmin[row] = dmax[row] = 0.0f;
-    kernels.gradient(n, grids.grad_min()[channel], grids.grad_max()[channel], dy + offset, x + offset,
-                     dx + offset, dmin + row, dmax + row);
+  ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
+    const float* values = value_stage.Load(kernels, x + chunk.offset, chunk.elements);
+    const float* slopes = slope_stage.Load(kernels, dy + chunk.offset, chunk.elements);
+    float* results = slope_stage.Results(dx + chunk.offset);
+    if (layout.interleaved()) {
+      RunRows(chunk.count, layout.columns(), plan.repeat, [&](int64_t rows, int64_t n, int64_t offset) {
+        kernels.channels_gradient(rows, n, Grids(grids), slopes + offset, values + offset, results + offset,
+                                  dmin + block * entries, dmax + block * entries);
+      });
+    } else {
+      dmin[chunk.row] = dmax[chunk.row] = 0.0f;
+      kernels.gradient(chunk.elements, grids.grad_min()[chunk.channel], grids.grad_max()[chunk.channel],
+                       slopes, values, results, dmin + chunk.row, dmax + chunk.row);
+    }
+    slope_stage.Store(kernels, dx + chunk.offset, chunk.elements);
   });
 }
+
+template void FakeQuantBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                    const float*, float*, RecordPartials);
+template void MinMaxBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const float*,
+                                 RecordPartials);
+template void FakeQuantGradBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                        const float*, const float*, float*, float*, float*);
+template void FakeQuantBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                   const Half*, Half*, RecordPartials);
+template void MinMaxBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const Half*, RecordPartials);
+template void FakeQuantGradBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                       const Half*, const Half*, Half*, float*, float*);
+template void FakeQuantBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                       const BFloat16*, BFloat16*, RecordPartials);
+template void MinMaxBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const BFloat16*,
+                                    RecordPartials);
+template void FakeQuantGradBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
+                                           const BFloat16*, const BFloat16*, BFloat16*, float*, float*);
 
 void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
                   float* max) {
   std::fill_n(min, layout.channels, Range().min);
   std::fill_n(max, layout.channels, Range().max);
-  // Interleaved partials are [block][channel], the others [outer][channel][piece].
-  const int64_t pieces = layout.interleaved() ? 1 : plan.pieces_per_row;
   for (int64_t i = 0; i < plan.partials; ++i) {
-    const int64_t channel = (i / pieces) % layout.channels;
+    const int64_t channel = plan.ChannelOfPartial(layout, i);
     min[channel] = std::min(min[channel], partials.min[i]);
     max[channel] = std::max(max[channel], partials.max[i]);
   }
@@ -183,8 +292,7 @@ void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPart
 
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum) {
   std::fill_n(sum, layout.channels, 0.0f);
-  const int64_t pieces = layout.interleaved() ? 1 : plan.pieces_per_row;
-  for (int64_t i = 0; i < plan.partials; ++i) sum[(i / pieces) % layout.channels] += partials[i];
+  for (int64_t i = 0; i < plan.partials; ++i) sum[plan.ChannelOfPartial(layout, i)] += partials[i];
 }
 
 std::vector<const char*> AvailableInstructionSets() {

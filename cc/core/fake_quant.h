@@ -1,12 +1,13 @@
-// Fake quantization on plain pointers. Every function here works on one block of a BlockPlan, so
-// that the caller chooses the threads; blocks may run in any order and at the same time.
+// Fake quantization on plain pointers. Every function here works on one block of a BlockPlan, so that
+// the caller chooses the threads; blocks may run in any order and at the same time.
 //
-//   y  = (floor((clamp(x, nudged_min, nudged_max) - nudged_min) / scale - zero_level + 0.5)) *
-//   scale dx = dy where nudged_min <= x <= nudged_max, else 0 dmin = sum of dy where x <
-//   nudged_min,  dmax = sum of dy where x > nudged_max
+//   y  = (floor((clamp(x, nudged_min, nudged_max) - nudged_min) / scale - zero_level + 0.5)) * scale
+//   dx = dy where nudged_min <= x <= nudged_max, else 0
+//   dmin = sum of dy where x < nudged_min,  dmax = sum of dy where x > nudged_max
 //
 // as in TensorFlow's fake-quant ops, to the bit. Per tensor TensorFlow divides by the scale and per
-// channel it multiplies with the inverse; so do these kernels.
+// channel it multiplies with the inverse; so do these kernels. Arithmetic and records are float32 for
+// every element type: float, Half and BFloat16.
 #ifndef DQAT_CORE_FAKE_QUANT_H_
 #define DQAT_CORE_FAKE_QUANT_H_
 
@@ -15,13 +16,15 @@
 
 #include "core/layout.h"
 #include "core/quantization.h"
+#include "core/small_floats.h"
 
 namespace dqat::core {
 
-// The grids of all channels as one array per field, which is what vector code can load.
+// The grids of all channels as one array per field, which is what vector code can load; for an interleaved
+// layout one entry for each column of `BlockPlan::repeat` rows.
 class GridTable {
  public:
-  explicit GridTable(int64_t channels) : data_(kFields * channels), channels_(channels) {}
+  GridTable(const ChannelLayout& layout, const BlockPlan& plan);
 
   void Set(int64_t channel, const Grid& grid);
   int64_t channels() const { return channels_; }
@@ -39,42 +42,46 @@ class GridTable {
 
  private:
   static constexpr int64_t kFields = 8;
-  const float* Field(int64_t index) const { return data_.data() + index * channels_; }
+  const float* Field(int64_t index) const { return data_.data() + index * entries_; }
 
-  std::vector<float> data_;
   int64_t channels_;
+  int64_t run_;      // consecutive entries of one channel
+  int64_t columns_;  // entries of one row
+  int64_t entries_;
+  std::vector<float> data_;
   bool any_passthrough_ = false;
 };
 
-// Partial records, `BlockPlan::partials` long each. A channel that has met a NaN or an Inf has the
-// record
+// Partial records, `BlockPlan::partials` long each. A channel that has met a NaN or an Inf has the record
 // (-inf, +inf): it survives every later merge, and an all-reduce by Max of [max, -min].
 struct RecordPartials {
   float* min = nullptr;
   float* max = nullptr;
 };
 
-// y may be x unless a channel passes its values through. `record` may be null pointers; then
-// nothing is tracked.
+// y may be x unless a channel passes its values through. `record` may be null pointers; then nothing is
+// tracked.
+template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
-                    const float* x, float* y, RecordPartials record);
+                    const T* x, T* y, RecordPartials record);
 
 // Tracks without quantizing.
-void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const float* x,
+template <typename T>
+void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const T* x,
                  RecordPartials record);
 
 // dx may be dy. dmin and dmax hold `BlockPlan::partials` partial sums each.
+template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const float* dy, const float* x, float* dx, float* dmin,
-                        float* dmax);
+                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax);
 
 // Combines the partials of all blocks, in block order, into one value per channel.
 void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
                   float* max);
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum);
 
-// Instruction sets that were compiled in and that this processor has, best last: "baseline",
-// "avx2", "avx512". Results are the same bits on each.
+// Instruction sets that were compiled in and that this processor has, best last: "baseline", "avx2",
+// "avx512". Results are the same bits on each.
 std::vector<const char*> AvailableInstructionSets();
 const char* InstructionSet();
 // Returns false, and changes nothing, where `name` is not available. For tests and benchmarks.

@@ -1,7 +1,7 @@
 // How a tensor is walked: [outer, channels, inner], row-major, and cut into blocks.
 //
-// Blocks depend on the shape alone, never on the number of threads, and partial sums are combined
-// in block order: so sums are the same bits however many threads run.
+// Blocks depend on the shape alone, never on the number of threads, and partial sums are combined in
+// block order: so sums are the same bits however many threads run.
 #ifndef DQAT_CORE_LAYOUT_H_
 #define DQAT_CORE_LAYOUT_H_
 
@@ -10,46 +10,67 @@
 
 namespace dqat::core {
 
+// A group of channels that share a range counts as one channel whose `inner` is so much longer.
 struct ChannelLayout {
+  static constexpr int64_t kShortInner = 32;
+
   int64_t outer = 1;
-  int64_t channels = 1;  // 1 when the range is per tensor
+  int64_t channels = 1;
   int64_t inner = 1;
+  // One range for the whole tensor. Not the same as one channel: TensorFlow divides by the scale per
+  // tensor and multiplies with its inverse per channel.
+  bool per_tensor = true;
 
   int64_t size() const { return outer * channels * inner; }
-  // True where neighbouring elements belong to different channels (channel axis last).
-  bool interleaved() const { return inner == 1 && channels > 1; }
+  // Walked in rows of all channels, because one channel's neighbouring elements are few or alone.
+  bool interleaved() const { return !per_tensor && inner < kShortInner; }
+  // Elements of such a row.
+  int64_t columns() const { return channels * inner; }
 };
 
-// A block is a range of rows. In an interleaved layout a row is one [channels] vector; otherwise it
-// is a piece of at most kMaxRowElements of one channel's contiguous [inner] vector.
+// A block is a range of rows. In an interleaved layout a row is one [channels, inner] matrix, and `repeat`
+// rows are handled as one where rows are short. Otherwise a row is a piece of at most kMaxRowElements of
+// one channel's contiguous [inner] vector.
 struct BlockPlan {
   static constexpr int64_t kBlockElements = 32768;
   static constexpr int64_t kMaxRowElements = 16384;
   static constexpr int64_t kMaxInterleavedBlocks = 64;
+  static constexpr int64_t kLongRow = 128;
 
   explicit BlockPlan(const ChannelLayout& layout) {
     if (layout.size() == 0) return;
     if (layout.interleaved()) {
       rows = layout.outer;
-      row_elements = layout.channels;
-      pieces_per_row = 1;
+      repeat = std::min(rows, std::max<int64_t>(1, kLongRow / layout.columns()));
       const int64_t wanted = (layout.size() + kBlockElements - 1) / kBlockElements;
       const int64_t blocks = std::min({wanted, kMaxInterleavedBlocks, rows});
       rows_per_block = (rows + blocks - 1) / blocks;
+      rows_per_block = (rows_per_block + repeat - 1) / repeat * repeat;
+      block_elements = rows_per_block * layout.columns();
+      num_blocks = (rows + rows_per_block - 1) / rows_per_block;
+      partials = num_blocks * repeat * layout.columns();
     } else {
       pieces_per_row = (layout.inner + kMaxRowElements - 1) / kMaxRowElements;
       rows = layout.outer * layout.channels * pieces_per_row;
-      row_elements = std::min(layout.inner, kMaxRowElements);
+      const int64_t row_elements = std::min(layout.inner, kMaxRowElements);
       rows_per_block = std::max<int64_t>(1, kBlockElements / row_elements);
+      block_elements = rows_per_block * row_elements;
+      num_blocks = (rows + rows_per_block - 1) / rows_per_block;
+      partials = rows;
     }
-    num_blocks = (rows + rows_per_block - 1) / rows_per_block;
-    partials = layout.interleaved() ? num_blocks * layout.channels : rows;
+  }
+
+  // The channel that a partial record or sum belongs to.
+  int64_t ChannelOfPartial(const ChannelLayout& layout, int64_t partial) const {
+    if (layout.interleaved()) return partial % layout.columns() / layout.inner;
+    return partial / pieces_per_row % layout.channels;
   }
 
   int64_t rows = 0;
-  int64_t row_elements = 0;    // of a full row; the last piece of a channel may be shorter
+  int64_t repeat = 1;          // short rows that are handled as one
   int64_t pieces_per_row = 1;  // pieces that one channel's contiguous vector is cut into
   int64_t rows_per_block = 0;
+  int64_t block_elements = 0;  // of a full block
   int64_t num_blocks = 0;
   int64_t partials = 0;  // number of partial records or sums that the blocks write together
 };

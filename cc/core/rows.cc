@@ -156,6 +156,18 @@ void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const floa
   }
 }
 
+template <typename T>
+void Load(int64_t n, const T* x, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = ToFloat(x[i]);
+}
+
+template <typename T>
+void Store(int64_t n, const float* x, T* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = FromFloat<T>(x[i]);
+}
+
 }  // namespace
 
 const RowKernels kRowKernels = {
@@ -168,6 +180,10 @@ const RowKernels kRowKernels = {
     QuantizeChannels<true>,
     ChannelsMinMax,
     ChannelsGradient,
+    Load<Half>,
+    Load<BFloat16>,
+    Store<Half>,
+    Store<BFloat16>,
 };
 
 }  // namespace dqat::core::DQAT_INSTRUCTION_SET

@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#include "core/small_floats.h"
+
 namespace dqat::core {
 
 // One channel's grid, or pointers to all channels' grids.
@@ -38,6 +40,12 @@ struct RowKernels {
   void (*channels_minmax)(int64_t rows, int64_t n, const float* x, float* min, float* max);
   void (*channels_gradient)(int64_t rows, int64_t n, const RowGrids& grids, const float* dy, const float* x,
                             float* dx, float* dmin, float* dmax);
+
+  // 16-bit floats, to and from the float32 that the loops above work on.
+  void (*load_half)(int64_t n, const Half* x, float* y);
+  void (*load_bfloat16)(int64_t n, const BFloat16* x, float* y);
+  void (*store_half)(int64_t n, const float* x, Half* y);
+  void (*store_bfloat16)(int64_t n, const float* x, BFloat16* y);
 };
 
 namespace baseline {

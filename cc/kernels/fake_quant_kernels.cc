@@ -30,18 +30,23 @@ class Granularity {
   explicit Granularity(OpKernelConstruction* context) {
     OP_REQUIRES_OK(context, context->GetAttr("per_channel", &per_channel_));
     OP_REQUIRES_OK(context, context->GetAttr("axis", &axis_));
+    OP_REQUIRES_OK(context, context->GetAttr("group_size", &group_size_));
   }
 
   Status Layout(const TensorShape& shape, ChannelLayout* layout) const {
     if (!per_channel_) {
-      *layout = {1, 1, shape.num_elements()};
+      *layout = {1, 1, shape.num_elements(), true};
       return tensorflow::OkStatus();
     }
     const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
     if (axis < 0 || axis >= shape.dims()) {
       return InvalidArgument("axis ", axis_, " is not an axis of x with shape ", shape.DebugString());
     }
-    *layout = {1, shape.dim_size(axis), 1};
+    if (shape.dim_size(axis) % group_size_ != 0) {
+      return InvalidArgument("group_size ", group_size_, " does not divide the ", shape.dim_size(axis),
+                             " channels on axis ", axis_, " of x with shape ", shape.DebugString());
+    }
+    *layout = {1, shape.dim_size(axis) / group_size_, group_size_, false};
     for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
     for (int i = axis + 1; i < shape.dims(); ++i) layout->inner *= shape.dim_size(i);
     return tensorflow::OkStatus();
@@ -54,7 +59,32 @@ class Granularity {
  private:
   bool per_channel_ = false;
   int axis_ = -1;
+  int group_size_ = 1;
 };
+
+// Core's type for a TensorFlow element type.
+template <typename T>
+struct CoreType {
+  using type = T;
+};
+template <>
+struct CoreType<Eigen::half> {
+  using type = core::Half;
+};
+template <>
+struct CoreType<tensorflow::bfloat16> {
+  using type = core::BFloat16;
+};
+
+template <typename T>
+const typename CoreType<T>::type* Data(const Tensor& tensor) {
+  return reinterpret_cast<const typename CoreType<T>::type*>(tensor.flat<T>().data());
+}
+
+template <typename T>
+typename CoreType<T>::type* Data(Tensor* tensor) {
+  return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
+}
 
 core::QuantizerSpec ReadSpec(OpKernelConstruction* context) {
   core::QuantizerSpec spec;
@@ -110,13 +140,13 @@ Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor*
 }
 
 void ForEachBlock(OpKernelContext* context, const BlockPlan& plan, const std::function<void(int64_t)>& body) {
-  ParallelFor(context, plan.num_blocks, plan.rows_per_block * plan.row_elements * kCostPerElement,
+  ParallelFor(context, plan.num_blocks, plan.block_elements * kCostPerElement,
               [&](int64_t begin, int64_t end) {
                 for (int64_t block = begin; block < end; ++block) body(block);
               });
 }
 
-template <bool kTrack>
+template <typename T, bool kTrack>
 class FakeQuantOp : public OpKernel {
  public:
   explicit FakeQuantOp(OpKernelConstruction* context)
@@ -127,7 +157,8 @@ class FakeQuantOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
-    GridTable grids(layout.channels);
+    const BlockPlan plan(layout);
+    GridTable grids(layout, plan);
     OP_REQUIRES_OK(context, ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
     Tensor* y = nullptr;
     if (grids.any_passthrough()) {
@@ -137,7 +168,6 @@ class FakeQuantOp : public OpKernel {
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
 
-    const BlockPlan plan(layout);
     RecordPartials partials;
     Tensor memory, *batch_min = nullptr, *batch_max = nullptr;
     if (kTrack) {
@@ -145,8 +175,8 @@ class FakeQuantOp : public OpKernel {
       OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
       OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
     }
-    const float* x_data = x.flat<float>().data();
-    float* y_data = y->flat<float>().data();
+    const auto* x_data = Data<T>(x);
+    auto* y_data = Data<T>(y);
     ForEachBlock(context, plan, [&](int64_t block) {
       core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
     });
@@ -161,6 +191,7 @@ class FakeQuantOp : public OpKernel {
   const core::QuantizerSpec spec_;
 };
 
+template <typename T>
 class FakeQuantGradOp : public OpKernel {
  public:
   explicit FakeQuantGradOp(OpKernelConstruction* context)
@@ -175,20 +206,20 @@ class FakeQuantGradOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
-    GridTable grids(layout.channels);
+    const BlockPlan plan(layout);
+    GridTable grids(layout, plan);
     OP_REQUIRES_OK(context, ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
     Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));
     OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
 
-    const BlockPlan plan(layout);
     Tensor memory;
     float *dmin_partials = nullptr, *dmax_partials = nullptr;
     OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &dmin_partials, &dmax_partials));
-    const float* dy_data = dy.flat<float>().data();
-    const float* x_data = x.flat<float>().data();
-    float* dx_data = dx->flat<float>().data();
+    const auto* dy_data = Data<T>(dy);
+    const auto* x_data = Data<T>(x);
+    auto* dx_data = Data<T>(dx);
     ForEachBlock(context, plan, [&](int64_t block) {
       core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, dmin_partials,
                                dmax_partials);
@@ -202,6 +233,7 @@ class FakeQuantGradOp : public OpKernel {
   const core::QuantizerSpec spec_;
 };
 
+template <typename T>
 class MinMaxOp : public OpKernel {
  public:
   explicit MinMaxOp(OpKernelConstruction* context) : OpKernel(context), granularity_(context) {}
@@ -218,7 +250,7 @@ class MinMaxOp : public OpKernel {
     Tensor memory;
     RecordPartials partials;
     OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
-    const float* x_data = x.flat<float>().data();
+    const auto* x_data = Data<T>(x);
     ForEachBlock(context, plan,
                  [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, partials); });
     core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
@@ -256,10 +288,18 @@ class FitRangeOp : public OpKernel {
   core::QuantizerSpec spec_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuant").Device(tensorflow::DEVICE_CPU), FakeQuantOp<false>);
-REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantTrack").Device(tensorflow::DEVICE_CPU), FakeQuantOp<true>);
-REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantGrad").Device(tensorflow::DEVICE_CPU), FakeQuantGradOp);
-REGISTER_KERNEL_BUILDER(Name("Dqat>MinMax").Device(tensorflow::DEVICE_CPU), MinMaxOp);
+#define DQAT_REGISTER_CPU(NAME, T, ...) \
+  REGISTER_KERNEL_BUILDER(Name(NAME).Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), __VA_ARGS__)
+#define DQAT_REGISTER_CPU_TYPE(T)                                    \
+  DQAT_REGISTER_CPU("Dqat>FakeQuant", T, FakeQuantOp<T, false>);     \
+  DQAT_REGISTER_CPU("Dqat>FakeQuantTrack", T, FakeQuantOp<T, true>); \
+  DQAT_REGISTER_CPU("Dqat>FakeQuantGrad", T, FakeQuantGradOp<T>);    \
+  DQAT_REGISTER_CPU("Dqat>MinMax", T, MinMaxOp<T>)
+DQAT_REGISTER_CPU_TYPE(float);
+DQAT_REGISTER_CPU_TYPE(Eigen::half);
+DQAT_REGISTER_CPU_TYPE(tensorflow::bfloat16);
+#undef DQAT_REGISTER_CPU_TYPE
+#undef DQAT_REGISTER_CPU
 REGISTER_KERNEL_BUILDER(Name("Dqat>FitRange").Device(tensorflow::DEVICE_CPU), FitRangeOp);
 
 }  // namespace

@@ -10,24 +10,32 @@ using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
-// Checks that input `index` (min or max) is [channels], or a scalar when the range is per tensor.
+// The number of ranges that the attributes ask for, as far as the shape of x is known.
+Status NumRanges(InferenceContext* c, ShapeHandle x, DimensionHandle* ranges) {
+  *ranges = c->UnknownDim();
+  if (!c->RankKnown(x)) return tensorflow::OkStatus();
+  int axis, group_size;
+  TF_RETURN_IF_ERROR(c->GetAttr("axis", &axis));
+  TF_RETURN_IF_ERROR(c->GetAttr("group_size", &group_size));
+  const int rank = c->Rank(x);
+  if (axis < -rank || axis >= rank) {
+    return tensorflow::errors::InvalidArgument("axis ", axis, " is not an axis of x with shape ",
+                                               c->DebugString(x));
+  }
+  return c->Divide(c->Dim(x, axis), group_size, /*evenly_divisible=*/true, ranges);
+}
+
+// Checks that input `index` (min or max) has one value a range, or is a scalar when the range is per tensor.
 // `range` returns its shape, refined by what is known of x.
 Status RangeShape(InferenceContext* c, ShapeHandle x, int index, ShapeHandle* range) {
   bool per_channel;
   TF_RETURN_IF_ERROR(c->GetAttr("per_channel", &per_channel));
   if (!per_channel) return c->WithRank(c->input(index), 0, range);
   TF_RETURN_IF_ERROR(c->WithRank(c->input(index), 1, range));
-  if (!c->RankKnown(x)) return tensorflow::OkStatus();
-  int axis;
-  TF_RETURN_IF_ERROR(c->GetAttr("axis", &axis));
-  const int rank = c->Rank(x);
-  if (axis < -rank || axis >= rank) {
-    return tensorflow::errors::InvalidArgument("axis ", axis, " is not an axis of x with shape ",
-                                               c->DebugString(x));
-  }
-  DimensionHandle channels;
-  TF_RETURN_IF_ERROR(c->Merge(c->Dim(x, axis), c->Dim(*range, 0), &channels));
-  *range = c->Vector(channels);
+  DimensionHandle ranges;
+  TF_RETURN_IF_ERROR(NumRanges(c, x, &ranges));
+  TF_RETURN_IF_ERROR(c->Merge(ranges, c->Dim(*range, 0), &ranges));
+  *range = c->Vector(ranges);
   return tensorflow::OkStatus();
 }
 
@@ -59,17 +67,9 @@ Status MinMaxShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->GetAttr("per_channel", &per_channel));
   ShapeHandle range = c->Scalar();
   if (per_channel) {
-    int axis;
-    TF_RETURN_IF_ERROR(c->GetAttr("axis", &axis));
-    range = c->Vector(InferenceContext::kUnknownDim);
-    if (c->RankKnown(c->input(0))) {
-      const int rank = c->Rank(c->input(0));
-      if (axis < -rank || axis >= rank) {
-        return tensorflow::errors::InvalidArgument("axis ", axis, " is not an axis of x with shape ",
-                                                   c->DebugString(c->input(0)));
-      }
-      range = c->Vector(c->Dim(c->input(0), axis));
-    }
+    DimensionHandle ranges;
+    TF_RETURN_IF_ERROR(NumRanges(c, c->input(0), &ranges));
+    range = c->Vector(ranges);
   }
   c->set_output(0, range);
   c->set_output(1, range);
@@ -89,11 +89,12 @@ REGISTER_OP("Dqat>FakeQuant")
     .Input("min: float")
     .Input("max: float")
     .Output("y: T")
-    .Attr("T: {float} = DT_FLOAT")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(FakeQuantShape)
     .Doc(R"doc(
 Rounds x to the levels of the nudged range [min, max].
@@ -106,6 +107,7 @@ y: like x.
 num_bits: 2 to 16.
 narrow_range: uses the levels 1 .. 2^num_bits - 1 instead of 0 .. 2^num_bits - 1.
 axis: the channel axis, where per_channel; negative values count from the end.
+group_size: so many consecutive channels share a range; min and max are [channels / group_size].
 )doc");
 
 REGISTER_OP("Dqat>FakeQuantTrack")
@@ -115,11 +117,12 @@ REGISTER_OP("Dqat>FakeQuantTrack")
     .Output("y: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
-    .Attr("T: {float} = DT_FLOAT")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(FakeQuantShape)
     .Doc(R"doc(
 Dqat>FakeQuant that records the smallest and largest value of x in the same pass.
@@ -136,11 +139,12 @@ REGISTER_OP("Dqat>FakeQuantGrad")
     .Output("dx: T")
     .Output("dmin: float")
     .Output("dmax: float")
-    .Attr("T: {float} = DT_FLOAT")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(FakeQuantGradShape)
     .Doc(R"doc(
 The straight-through gradient of Dqat>FakeQuant, to all three inputs in one pass.
@@ -154,9 +158,10 @@ REGISTER_OP("Dqat>MinMax")
     .Input("x: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
-    .Attr("T: {float} = DT_FLOAT")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(MinMaxShape)
     .Doc(R"doc(
 The record of x alone, as Dqat>FakeQuantTrack gives it.
