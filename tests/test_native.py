@@ -27,10 +27,11 @@ record = sys.modules["dqat.build_record"] = types.ModuleType("dqat.build_record"
 record.TENSORFLOW_VERSION = "2.12.0"
 import dqat
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert f"dqat was built for TensorFlow 2.12 (2.12.0), and this is TensorFlow {tf.__version__}" in result.stderr
-    assert "undefined symbol" not in result.stderr
+    for use in ("dqat.ops", "dqat.build_info()", "import tensorflow; dqat.build_info()"):
+        result = subprocess.run([sys.executable, "-c", script + use], capture_output=True, text=True)
+        assert result.returncode == 1, use
+        assert f"dqat was built for TensorFlow 2.12 (2.12.0), and this is TensorFlow {tf.__version__}" in result.stderr
+        assert "undefined symbol" not in result.stderr
 
 
 def test_quantization_parameters_are_those_of_the_ops():

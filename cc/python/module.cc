@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/fake_quant.h"
+#include "python/integer_bindings.h"
 
 namespace py = pybind11;
 
@@ -99,6 +100,7 @@ PYBIND11_MODULE(_dqat, module) {
   module.def("quantization_parameters", &QuantizationParameters, py::arg("min"), py::arg("max"),
              py::kw_only(), py::arg("num_bits") = 8, py::arg("narrow_range") = false,
              "scale, zero_point (of the signed integer), nudged_min and nudged_max of a range.");
+  BindIntegerKernels(module);
 }
 
 }  // namespace

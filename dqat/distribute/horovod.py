@@ -33,7 +33,8 @@ class Horovod:
 
     def all_reduce_max(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """One plain all-reduce; Horovod matches it between ranks by its name, whatever the graph around it."""
-        return allreduce(vector, op=Max, name=name, ignore_name_scope=True)
+        # Ignoring the name scope, Horovod keeps what follows the last slash.
+        return allreduce(vector, op=Max, name=name.replace("/", "."), ignore_name_scope=True)
 
     def all_gather(self, array: np.ndarray, name: str) -> list[np.ndarray]:
         """Every rank's array."""

@@ -73,7 +73,7 @@ def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_sc
     assert first["collectives"] == outside_recurrence + 1
     ran = range_collectives(timeline)
     assert len(ran) == 20 * (outside_recurrence + 1)
-    assert ran.count("dqat.ranges") == 20
+    assert ran.count("dqat.ranges") == ran.count("dqat.range.relu.output") == 20
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,77 @@
+#include "core/integer_kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace dqat::core {
+namespace {
+
+constexpr int32_t kInt32Max = std::numeric_limits<int32_t>::max();
+constexpr int32_t kInt32Min = std::numeric_limits<int32_t>::min();
+
+// The upper 32 bits of 2 * a * b, rounded to nearest, ties towards plus infinity.
+int32_t RoundingDoublingHighMultiply(int32_t a, int32_t b) {
+  if (a == kInt32Min && b == kInt32Min) return kInt32Max;
+  const int64_t product = static_cast<int64_t>(a) * b;
+  const int64_t nudge = product >= 0 ? (1LL << 30) : 1 - (1LL << 30);
+  return static_cast<int32_t>((product + nudge) / (1LL << 31));
+}
+
+// x / 2^exponent, rounded to nearest, ties away from zero.
+int32_t RoundingDivideByPowerOfTwo(int32_t x, int exponent) {
+  const int32_t mask = static_cast<int32_t>((1LL << exponent) - 1);
+  const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
+  return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
+}
+
+}  // namespace
+
+QuantizedMultiplier QuantizeMultiplier(double factor) {
+  if (!(factor > 0.0)) return {};
+  int shift = 0;
+  const double fraction = std::frexp(factor, &shift);
+  int64_t value = std::llround(fraction * static_cast<double>(1LL << 31));
+  if (value == 1LL << 31) {
+    value /= 2;
+    ++shift;
+  }
+  if (shift < -31) return {};
+  if (shift > 30) return {kInt32Max, 30};
+  return {static_cast<int32_t>(value), shift};
+}
+
+int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier) {
+  const int left = std::max(multiplier.shift, 0);
+  const int right = std::max(-multiplier.shift, 0);
+  // Wraps where TFLite's multiplication by a power of two does.
+  const int32_t shifted = static_cast<int32_t>(static_cast<uint32_t>(x) << left);
+  return RoundingDivideByPowerOfTwo(RoundingDoublingHighMultiply(shifted, multiplier.value), right);
+}
+
+int32_t QuantizeValue(float x, float scale, int32_t zero_point, int32_t lowest, int32_t highest) {
+  if (std::isnan(x)) return zero_point;
+  const float level = std::floor(x / scale + 0.5f) + static_cast<float>(zero_point);
+  return static_cast<int32_t>(
+      std::min(std::max(level, static_cast<float>(lowest)), static_cast<float>(highest)));
+}
+
+void FullyConnected(const FullyConnectedShape& shape, const FullyConnectedParameters& parameters,
+                    const QuantizedMultiplier* multipliers, const int8_t* input, const int8_t* weight,
+                    const int32_t* bias, int8_t* output) {
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t o = 0; o < shape.outputs; ++o) {
+      uint32_t sum = bias == nullptr ? 0u : static_cast<uint32_t>(bias[o]);
+      for (int64_t i = 0; i < shape.inputs; ++i) {
+        const int32_t value = input[b * shape.inputs + i] - parameters.input_zero_point;
+        sum += static_cast<uint32_t>(value * weight[o * shape.inputs + i]);
+      }
+      const int32_t scaled = MultiplyByQuantizedMultiplier(static_cast<int32_t>(sum), multipliers[o]) +
+                             parameters.output_zero_point;
+      output[b * shape.outputs + o] =
+          static_cast<int8_t>(std::min(std::max(scaled, parameters.lowest), parameters.highest));
+    }
+  }
+}
+
+}  // namespace dqat::core

@@ -1,0 +1,125 @@
+"""TFLite's integer arithmetic on NumPy arrays: what an exported model computes, to the bit.
+
+Works without importing TensorFlow. The kernels are plain reference loops in C++ (`cc/core/integer_kernels.h`),
+after TFLite's `lite/kernels/internal/common.h` and `reference/integer_ops/fully_connected.h`, with the double
+rounding of its released builds.
+"""
+
+import numpy as np
+
+from dqat import native
+
+
+def quantization_parameters(
+    min: np.ndarray, max: np.ndarray, *, num_bits: int = 8, narrow_range: bool = False
+) -> dict[str, np.ndarray]:
+    """Scale and zero point of a range, as kernels and export use them.
+
+    Args:
+        min: float32, any shape.
+        max: like `min`; finite with min < max, or both 0.
+        num_bits: 2 to 16.
+        narrow_range: one level less, at the negative end.
+
+    Returns:
+        "scale" float32, "zero_point" int32 (of the signed integer), "nudged_min" and "nudged_max" float32,
+        each like `min`.
+
+    Raises:
+        ValueError: for an invalid range, number of bits, or shapes that differ.
+    """
+    return native.module.quantization_parameters(min, max, num_bits=num_bits, narrow_range=narrow_range)
+
+
+def quantize(x: np.ndarray, *, scale: float, zero_point: int, num_bits: int = 8) -> np.ndarray:
+    """Integers of float values: round(x / scale), half up, plus the zero point; saturating.
+
+    Args:
+        x: float32, any shape. A NaN becomes the zero point.
+        scale: positive.
+        zero_point: of the signed integer.
+        num_bits: 2 to 16.
+
+    Returns:
+        int32 like `x`, -2^(num_bits - 1) to 2^(num_bits - 1) - 1.
+
+    Raises:
+        ValueError: for a scale that is not positive, or a wrong number of bits.
+    """
+    return native.module.quantize(x, scale=scale, zero_point=zero_point, num_bits=num_bits)
+
+
+def dequantize(codes: np.ndarray, *, scale: float, zero_point: int) -> np.ndarray:
+    """float32 values of integers: (codes - zero_point) * scale."""
+    return (np.asarray(codes, np.int32) - zero_point).astype(np.float32) * np.float32(scale)
+
+
+def quantize_multiplier(factor: float) -> tuple[int, int]:
+    """A positive factor as (multiplier, shift): multiplier * 2^(shift - 31), multiplier in [2^30, 2^31) or 0."""
+    return native.module.quantize_multiplier(factor)
+
+
+def requantize(x: np.ndarray, *, multiplier: int, shift: int) -> np.ndarray:
+    """int32 values times a quantized factor, rounded twice (MultiplyByQuantizedMultiplier).
+
+    Args:
+        x: int32, any shape.
+        multiplier: from `quantize_multiplier`.
+        shift: from `quantize_multiplier`.
+
+    Returns:
+        int32 like `x`.
+
+    Raises:
+        ValueError: for a shift out of -31 to 30.
+        TypeError: where `x` is not int32.
+    """
+    return native.module.requantize(x, multiplier, shift)
+
+
+def fully_connected(
+    input: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    input_scale: float,
+    input_zero_point: int,
+    weight_scale: float | np.ndarray,
+    output_scale: float,
+    output_zero_point: int,
+    lowest: int = -128,
+    highest: int = 127,
+) -> np.ndarray:
+    """TFLite's int8 FULLY_CONNECTED, its reference kernel.
+
+    Args:
+        input: int8 [batch, inputs].
+        weight: int8 [outputs, inputs], symmetric.
+        bias: int32 [outputs] at scale input_scale * weight_scale, or None.
+        input_scale: positive.
+        input_zero_point: of `input`.
+        weight_scale: positive, one or [outputs].
+        output_scale: positive.
+        output_zero_point: of the output.
+        lowest: least output, -128, or more with a fused activation.
+        highest: greatest output, 127, or less with a fused activation.
+
+    Returns:
+        int8 [batch, outputs].
+
+    Raises:
+        ValueError: for shapes or scales that don't fit.
+        TypeError: for other dtypes.
+    """
+    return native.module.fully_connected(
+        input,
+        weight,
+        bias,
+        input_scale=input_scale,
+        input_zero_point=input_zero_point,
+        weight_scale=np.atleast_1d(weight_scale),
+        output_scale=output_scale,
+        output_zero_point=output_zero_point,
+        lowest=lowest,
+        highest=highest,
+    )
