@@ -67,7 +67,8 @@ def _load_framework() -> None:
         raise ImportError(f"dqat needs TensorFlow {needed}, and there is none")
     folder = pathlib.Path(spec.submodule_search_locations[0])
     # The distribution may be called tensorflow, tensorflow-cpu or otherwise: its metadata lies beside it.
-    installed = [path.name.split("-")[1] for path in folder.parent.glob("tensorflow*.dist-info")]
+    wheels = [path.name.removesuffix(".dist-info").split("-") for path in folder.parent.glob("tensorflow*.dist-info")]
+    installed = [version for name, version in wheels if name in ("tensorflow", "tensorflow_cpu")]
     if installed and not any(_minor(version) == needed for version in installed):
         _check_tensorflow(build_record.TENSORFLOW_VERSION, installed[0])
     for name in ("libtensorflow_framework.so.2", "libtensorflow_framework.2.dylib"):
