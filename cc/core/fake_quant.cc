@@ -103,7 +103,7 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
     if (grids.any_passthrough()) PassThroughRows(grids, count, x + offset, y + offset);
     return;
   }
-  const bool divide = layout.channels == 1;
+  const bool divide = layout.divides_by_scale();
   ForEachRow(layout, plan, block, [&](int64_t row, int64_t channel, int64_t offset, int64_t n) {
     const bool passthrough = grids.passthrough()[channel] != 0.0f;
     if (record.min != nullptr) {

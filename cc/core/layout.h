@@ -14,10 +14,13 @@ struct ChannelLayout {
   int64_t outer = 1;
   int64_t channels = 1;  // 1 when the range is per tensor
   int64_t inner = 1;
+  bool per_channel = channels > 1;  // also true of a tensor that has a channel axis of size 1
 
   int64_t size() const { return outer * channels * inner; }
   // True where neighbouring elements belong to different channels (channel axis last).
   bool interleaved() const { return inner == 1 && channels > 1; }
+  // TensorFlow's per-tensor op divides by the scale, its per-channel op multiplies with the inverse.
+  bool divides_by_scale() const { return !per_channel; }
 };
 
 // A block is a range of rows. In an interleaved layout a row is one [channels] vector; otherwise it

@@ -34,14 +34,14 @@ class Granularity {
 
   Status Layout(const TensorShape& shape, ChannelLayout* layout) const {
     if (!per_channel_) {
-      *layout = {1, 1, shape.num_elements()};
+      *layout = {1, 1, shape.num_elements(), false};
       return tensorflow::OkStatus();
     }
     const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
     if (axis < 0 || axis >= shape.dims()) {
       return InvalidArgument("axis ", axis_, " is not an axis of x with shape ", shape.DebugString());
     }
-    *layout = {1, shape.dim_size(axis), 1};
+    *layout = {1, shape.dim_size(axis), 1, true};
     for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
     for (int i = axis + 1; i < shape.dims(); ++i) layout->inner *= shape.dim_size(i);
     return tensorflow::OkStatus();
