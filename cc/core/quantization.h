@@ -93,10 +93,11 @@ constexpr float kMinPowerOfTwoRange = 1.0f;
 constexpr float kMaxPowerOfTwoRange = 64.0f;
 
 // The range to quantize with, from what an observer has found: extended to contain 0, made
-// symmetric or widened to a power of two where the quantizer asks for it. An empty range stays
-// empty. The result is not nudged: MakeGrid does that.
+// symmetric or widened to a power of two where the quantizer asks for it. What is no record of values (empty,
+// NaN, Inf, min above max) stays as it is, so that IsValid still tells. The result is not nudged: MakeGrid
+// does that.
 inline Range FitRange(Range range, const QuantizerSpec& spec) {
-  if (range.empty()) return range;
+  if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) return range;
   range.min = std::fmin(range.min, 0.0f);
   range.max = std::fmax(range.max, 0.0f);
   if (!spec.symmetric && !spec.power_of_two) return range;
