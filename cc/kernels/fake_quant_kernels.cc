@@ -71,7 +71,8 @@ core::QuantizerSpec ReadSpec(OpKernelConstruction* context) {
   return spec;
 }
 
-// Checks a range against the layout and puts its grids into the table.
+// Checks a range against the layout and puts its grids into the table. The table is made after the check: an
+// empty x can have an axis of any size, far beyond memory, but min and max are really there.
 Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expected,
                  const core::QuantizerSpec& spec, GridTable* grids) {
   if (min.shape() != expected || max.shape() != expected) {
@@ -80,6 +81,7 @@ Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expect
   }
   const float* min_data = min.flat<float>().data();
   const float* max_data = max.flat<float>().data();
+  *grids = GridTable(expected.num_elements());
   for (int64_t channel = 0; channel < grids->channels(); ++channel) {
     const core::Range range{min_data[channel], max_data[channel]};
     if (!core::IsValid(range)) {
@@ -127,7 +129,7 @@ class FakeQuantOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
-    GridTable grids(layout.channels);
+    GridTable grids(0);
     OP_REQUIRES_OK(context, ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
     Tensor* y = nullptr;
     if (grids.any_passthrough()) {
@@ -175,7 +177,7 @@ class FakeQuantGradOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
-    GridTable grids(layout.channels);
+    GridTable grids(0);
     OP_REQUIRES_OK(context, ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
     Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
