@@ -54,6 +54,12 @@ class QuantizedModel(keras.Model):
         with self.range_sync.step():
             return super().call(inputs, training=training, mask=mask)
 
+    def _trackable_children(self, *arguments: Any, **options: Any) -> Any:
+        # Keras writes a SavedModel from here, each layer's call, for training too, in a function of its own.
+        # Records could not leave those functions, and a server knows no collective: so ranges stand still.
+        with self.range_sync.freeze():
+            return super()._trackable_children(*arguments, **options)
+
     def get_config(self) -> dict[str, Any]:
         """The layers and the sync's options."""
         sync = self.range_sync

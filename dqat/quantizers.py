@@ -102,7 +102,7 @@ class Quantizer(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
         """Quantizes `x`; records its extremes where `training`."""
-        if isinstance(self.observer, Fixed) or training is None or training is False:
+        if isinstance(self.observer, Fixed) or training is None or training is False or self._sync().frozen:
             return self.quantize(x, self.range())
         if self._sync().mode == "exact":
             record = self.masked(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size), training)

@@ -114,6 +114,8 @@ class RangeSync:
         self.quantizers: list[Observing] = []
         #: Collectives in the training step that was traced last.
         self.collectives_per_step = 0
+        #: True while a SavedModel is traced: training changes no range then.
+        self.frozen = False
         self._collectives = 0
         self._all_reduce_max = _only_replica if mode == "off" else _current_all_reduce_max()
         self._records: dict[int, Range] | None = None
@@ -137,8 +139,19 @@ class RangeSync:
         if self._collectives:
             self.collectives_per_step = self._collectives
 
+    @contextlib.contextmanager
+    def freeze(self) -> Iterator[None]:
+        """Records that are submitted inside are dropped, and nothing is reduced."""
+        self.frozen = True
+        try:
+            yield
+        finally:
+            self.frozen = False
+
     def submit(self, quantizer: Observing, record: Range) -> None:
         """Leaves a record for the end of the step."""
+        if self.frozen:
+            return
         if self._records is None:
             self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")
             return

@@ -85,6 +85,15 @@ def test_output_and_gradients_are_those_of_tensorflow(case):
     assert (np.abs(got[3] - expected[3]) <= bound).all()
 
 
+def test_a_single_channel_is_computed_as_tensorflow_computes_channels(rng):
+    # Per channel TensorFlow multiplies with the inverse of the scale, per tensor it divides: a few values in
+    # 10,000 differ, at level boundaries.
+    x, low, high = rng.normal(size=(200_000, 1)).astype(np.float32), [-0.76475036], [0.56548434]
+    theirs = tf.quantization.fake_quant_with_min_max_vars_per_channel(x, low, high, num_bits=15)
+    np.testing.assert_array_equal(dqat.ops.fake_quant(x, low, high, num_bits=15, axis=-1), theirs)
+    assert (dqat.ops.fake_quant(x, low[0], high[0], num_bits=15) != theirs).numpy().any()
+
+
 @given(cases())
 def test_track_records_the_extremes_of_the_input(case):
     x, _, low, high, num_bits, narrow, per_channel = case

@@ -58,19 +58,22 @@ inline bool IsValid(const Range& range) {
   return range.min < range.max || (range.min == 0.0f && range.max == 0.0f);
 }
 
-// The grid of a valid range. Nudging moves the range so that 0 is exactly one of the levels.
+// The grid of a valid range. Nudging moves the range so that 0 is exactly one of the levels. A range so small
+// that its scale is no normal float32 (below about 3e-36 with 8 bits) is a range of 0 alone, like (0, 0): its
+// inverse would be infinite and every value a NaN.
 inline Grid MakeGrid(const Range& range, const QuantizerSpec& spec) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   Grid grid;
-  if (range.empty() || (range.min == 0.0f && range.max == 0.0f)) {
+  const float quant_min = static_cast<float>(spec.quant_min());
+  const float quant_max = static_cast<float>(spec.quant_max());
+  const float scale = (range.max - range.min) / (quant_max - quant_min);
+  if (range.empty() || scale < std::numeric_limits<float>::min()) {
     grid.passthrough = range.empty();
     grid.grad_min = -kInfinity;
     grid.grad_max = kInfinity;
     return grid;
   }
-  const float quant_min = static_cast<float>(spec.quant_min());
-  const float quant_max = static_cast<float>(spec.quant_max());
-  grid.scale = (range.max - range.min) / (quant_max - quant_min);
+  grid.scale = scale;
   grid.inv_scale = (quant_max - quant_min) / (range.max - range.min);
   const float zero_from_min = quant_min - range.min / grid.scale;
   float level = std::round(zero_from_min);
@@ -90,10 +93,11 @@ constexpr float kMinPowerOfTwoRange = 1.0f;
 constexpr float kMaxPowerOfTwoRange = 64.0f;
 
 // The range to quantize with, from what an observer has found: extended to contain 0, made
-// symmetric or widened to a power of two where the quantizer asks for it. An empty range stays
-// empty. The result is not nudged: MakeGrid does that.
+// symmetric or widened to a power of two where the quantizer asks for it. What is no record of values (empty,
+// NaN, Inf, min above max) stays as it is, so that IsValid still tells. The result is not nudged: MakeGrid
+// does that.
 inline Range FitRange(Range range, const QuantizerSpec& spec) {
-  if (range.empty()) return range;
+  if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) return range;
   range.min = std::fmin(range.min, 0.0f);
   range.max = std::fmax(range.max, 0.0f);
   if (!spec.symmetric && !spec.power_of_two) return range;

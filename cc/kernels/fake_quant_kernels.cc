@@ -101,13 +101,15 @@ core::QuantizerSpec ReadSpec(OpKernelConstruction* context) {
   return spec;
 }
 
-// Checks a range against the layout and puts its grids into the table.
-Status ReadGrids(const Tensor& min, const Tensor& max, const TensorShape& expected,
-                 const core::QuantizerSpec& spec, GridTable* grids) {
-  if (min.shape() != expected || max.shape() != expected) {
-    return InvalidArgument("min and max must have shape ", expected.DebugString(), ", got ",
-                           min.shape().DebugString(), " and ", max.shape().DebugString());
-  }
+// Before memory is taken for as many ranges as the shape of x claims.
+Status CheckRangeShape(const Tensor& min, const Tensor& max, const TensorShape& expected) {
+  if (min.shape() == expected && max.shape() == expected) return tensorflow::OkStatus();
+  return InvalidArgument("min and max must have shape ", expected.DebugString(), ", got ",
+                         min.shape().DebugString(), " and ", max.shape().DebugString());
+}
+
+// Checks the ranges and puts their grids into the table.
+Status ReadGrids(const Tensor& min, const Tensor& max, const core::QuantizerSpec& spec, GridTable* grids) {
   const float* min_data = min.flat<float>().data();
   const float* max_data = max.flat<float>().data();
   for (int64_t channel = 0; channel < grids->channels(); ++channel) {
@@ -157,9 +159,10 @@ class FakeQuantOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
+    OP_REQUIRES_OK(context, CheckRangeShape(context->input(1), context->input(2), range_shape));
     const BlockPlan plan(layout);
     GridTable grids(layout, plan);
-    OP_REQUIRES_OK(context, ReadGrids(context->input(1), context->input(2), range_shape, spec_, &grids));
+    OP_REQUIRES_OK(context, ReadGrids(context->input(1), context->input(2), spec_, &grids));
     Tensor* y = nullptr;
     if (grids.any_passthrough()) {
       SayPassThroughOnce(name());
@@ -206,9 +209,10 @@ class FakeQuantGradOp : public OpKernel {
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
+    OP_REQUIRES_OK(context, CheckRangeShape(context->input(2), context->input(3), range_shape));
     const BlockPlan plan(layout);
     GridTable grids(layout, plan);
-    OP_REQUIRES_OK(context, ReadGrids(context->input(2), context->input(3), range_shape, spec_, &grids));
+    OP_REQUIRES_OK(context, ReadGrids(context->input(2), context->input(3), spec_, &grids));
     Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));

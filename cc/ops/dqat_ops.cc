@@ -180,7 +180,7 @@ REGISTER_OP("Dqat>FitRange")
     .Doc(R"doc(
 The range to quantize with, from a recorded one: contains 0, and is symmetric or a power of two on request.
 
-min: of any shape; an empty range (+inf, -inf) stays empty.
+min: of any shape; an empty range (+inf, -inf), and one that is not finite or has min > max, stays as it is.
 max: like min.
 symmetric: 0 stands on the middle level.
 power_of_two: symmetric, and the scale is a power of two, with a range of 1 to 64 (TFLite's int16 cell).
