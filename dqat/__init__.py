@@ -7,29 +7,29 @@ from dqat import native
 
 if TYPE_CHECKING:
     from dqat import distribute, integer, layers, observers, ops, quantizers
-    from dqat.coverage import Coverage, coverage
+    from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.model import ranges
     from dqat.quantize import quantize_model
     from dqat.rules import UnsupportedLayerError
     from dqat.specs import QuantizerSpec, Scheme
-    from dqat.verify import ParityReport, verify
+    from dqat.parity import ParityReport, verify
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
 _MODULES = ("distribute", "integer", "layers", "observers", "ops", "quantizers")
 _NAMES = {
-    "Coverage": "coverage",
+    "Coverage": "coverage_report",
     "ExportError": "export",
     "ExportReport": "export",
-    "ParityReport": "verify",
+    "ParityReport": "parity",
     "QuantizerSpec": "specs",
     "Scheme": "specs",
     "UnsupportedLayerError": "rules",
-    "coverage": "coverage",
+    "coverage": "coverage_report",
     "export_tflite": "export",
     "quantize_model": "quantize",
     "ranges": "model",
-    "verify": "verify",
+    "verify": "parity",
 }
 
 

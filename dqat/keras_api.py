@@ -18,12 +18,13 @@ def require_keras_2(model: object) -> None:
     """Raises TypeError where `model` is no Keras 2 model, and says what to do."""
     if isinstance(model, keras.Model):
         return
-    if any(base.__module__.startswith("keras.src") for base in type(model).__mro__):
+    given = f"{type(model).__module__}.{type(model).__name__}"
+    if any(base.__name__ == "Model" and "keras" in base.__module__ for base in type(model).__mro__):
         raise TypeError(
-            f"{type(model).__name__} {getattr(model, 'name', '')!r} is a model of another Keras than "
-            f"{keras.__name__}: build it with {keras.__name__}, which is what dqat trains and exports."
+            f"model {getattr(model, 'name', '')!r} is of another Keras ({given}): build it with {NAME}, "
+            "which is what dqat trains and exports"
         )
-    raise TypeError(f"model must be a {keras.__name__}.Model, got {type(model).__module__}.{type(model).__name__}")
+    raise TypeError(f"model must be a {NAME}.Model, got {given}")
 
 
 def serialize(part: Any) -> Any:

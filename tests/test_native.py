@@ -54,3 +54,12 @@ def test_quantization_parameters_are_those_of_the_ops():
 def test_wrong_arguments_of_the_module_are_value_errors(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         native.module.quantization_parameters(*arguments, **options)
+
+
+def test_every_public_name_is_there_and_no_module_hides_behind_a_functions_name():
+    for name in dqat.__all__:
+        value = getattr(dqat, name)
+        assert (type(value).__name__ == "module") == (value is sys.modules.get(f"dqat.{name}")), name
+    assert callable(dqat.coverage) and callable(dqat.verify) and callable(dqat.ranges)
+    with pytest.raises(AttributeError, match="module 'dqat' has no attribute 'nothing'"):
+        dqat.nothing  # noqa: B018

@@ -78,6 +78,11 @@ class Subclassed(keras.Model):
         return inputs
 
 
+def model_of_another_keras():
+    """Keras 3 can't be installed beside TensorFlow 2.15: a class of its name and module stands for it."""
+    return type("Model", (), {"__module__": "keras.src.models.model", "name": "mine"})()
+
+
 def two_inputs():
     first, second = keras.Input((3,)), keras.Input((3,))
     return keras.Model([first, second], [layers.Dense(2)(first), layers.Dense(2)(second)])
@@ -96,6 +101,7 @@ def shared_layer():
         (lambda: keras.Sequential([layers.Dense(3)]), ValueError, "has no input shape yet"),
         (lambda: dqat.quantize_model(speech_model()), ValueError, "is quantized already"),
         (lambda: layers.Dense(3), TypeError, r"model must be a .*Model, got .*Dense"),
+        (model_of_another_keras, TypeError, r"is of another Keras \(keras.src.models.*build it with tf.keras"),
         (two_inputs, ValueError, "has 2 inputs and 2 outputs"),
         (shared_layer, ValueError, "layers called several times are not supported yet: dense"),
     ],
