@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.model import ranges
+    from dqat.parity import ParityReport, verify
     from dqat.quantize import quantize_model
     from dqat.rules import UnsupportedLayerError
     from dqat.specs import QuantizerSpec, Scheme
-    from dqat.parity import ParityReport, verify
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
 _MODULES = ("distribute", "integer", "layers", "observers", "ops", "quantizers")
