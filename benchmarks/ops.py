@@ -84,7 +84,8 @@ def measure_case(shape: Shape, per_channel: bool, threads: int, seconds: float =
         seconds: see `timing.take_turns`.
     """
     rounds = take_turns(contenders(shape, per_channel), seconds)
-    case = f"{'x'.join(map(str, shape))} per {'channel' if per_channel else 'tensor'}, {threads} thread(s)"
+    granularity = "channel" if per_channel else "tensor"
+    case = f"{'x'.join(map(str, shape))} per {granularity}, {threads} thread{'s' * (threads > 1)}"
     rows = []
     for each in COMPARISONS:
         ratios = rounds.ratios(each.theirs, each.ours)

@@ -94,14 +94,15 @@ def plot_ratios(rows: Sequence[Row], machine: dict[str, Any], path: pathlib.Path
     for axis, ((what, peer), group) in zip(axes.flat, panels.items(), strict=False):
         for row in group:
             y, ratio = cases.index(row["case"]), row["ratio"]
-            good = ratio >= (row["target"] or 1.0)
-            axis.barh(y, ratio - 1, left=1, height=0.7, color="tab:green" if good else "tab:red")
+            target = row["target"]
+            colour = "tab:blue" if target is None else "tab:green" if ratio >= target else "tab:red"
+            axis.barh(y, ratio - 1, left=1, height=0.7, color=colour)
             axis.plot(row["ratio_quartiles"], [y, y], color="0.35", linewidth=1.5)
-            if row["target"] is not None:
-                axis.plot([row["target"]] * 2, [y - 0.5, y + 0.5], color="black", linewidth=2.5)
+            if target is not None:
+                axis.plot([target] * 2, [y - 0.5, y + 0.5], color="black", linewidth=2.5)
             axis.annotate(
                 f"{ratio:.3g}",
-                (max(1, ratio, row["ratio_quartiles"][1]), y),
+                (max(1, ratio, target or 1, row["ratio_quartiles"][1]), y),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -121,7 +122,10 @@ def plot_ratios(rows: Sequence[Row], machine: dict[str, Any], path: pathlib.Path
         axis.set_title(f"{what} vs {peer}", fontsize=11)
         axis.set_yticks(range(len(cases)), cases, fontsize=8)
     axes.flat[0].invert_yaxis()
-    figure.suptitle("dqat: peer time over ours (right of 1: dqat is faster; black marks: targets; grey: middle half)")
+    figure.suptitle(
+        "dqat's ops: peer time over ours. Right of 1, dqat is faster.\n"
+        "Black mark: target (green reached, red missed, blue none). Grey line: the middle half of the rounds."
+    )
     figure.supxlabel(caption(rows, machine), fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -1,10 +1,12 @@
 """Times contenders against each other on a machine that does other things too.
 
-Contenders take turns in short slices, A B C A B C, so that a slow moment of the machine meets all of them.
+Contenders take turns in short slices, in an order that changes from round to round, so that a slow moment of the
+machine meets all of them and nobody always inherits the same neighbour's caches.
 Ratios are taken within a round and only then summarised: what slows a whole round down cancels out.
 """
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -59,14 +61,15 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], seconds: float) -
     for call in contenders.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    order = random.Random(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
         end = time.perf_counter() + seconds * len(contenders)
         rounds = 0
         while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-            for name, call in contenders.items():
-                times[name].append(_slice(call))
+            for name in order.sample(list(contenders), len(contenders)):
+                times[name].append(_slice(contenders[name]))
             rounds += 1
     finally:
         if collecting:
