@@ -73,6 +73,10 @@ def _exact(axis: int | None, values: tf.Tensor, _: Range, average: Average) -> t
     return dqat.ops.fake_quant(values, *average(dqat.ops.min_max(values, axis=axis)), axis=axis)
 
 
+def _plain(values: tf.Tensor, *_: object) -> tf.Tensor:
+    return values * 0.5
+
+
 def _quantizer_step(x: tf.Tensor, axis: int | None) -> Call:
     """What dqat's own quantizer adds to a delayed step, without the packing and the collective."""
     spec = dqat.QuantizerSpec(axis=axis)
@@ -112,5 +116,6 @@ def contenders(shape: tuple[int, ...], per_channel: bool) -> dict[str, Call]:
         "delayed_step": _step(x, low, high, partial(_delayed, axis)),
         "exact_step": _step(x, low, high, partial(_exact, axis)),
         "quantizer_step": _quantizer_step(x, axis),
+        "pass_step": _step(x, low, high, _plain),
         "tfmot_step": _step(x, low, high, partial(_tfmot, per_channel)),
     }

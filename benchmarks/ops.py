@@ -6,7 +6,7 @@ What is timed is the kernel, not Python: single ops are called eagerly on tensor
 some 20 microseconds a call for all alike; what is several ops (a training step's quantizer) runs as a
 `tf.function`, ours as well as tfmot's, and with the same small ops for the averages. Outputs are allocated and
 freed within the measured time, by TensorFlow's allocator, for all alike. The plain pass is `x * 0.5`, per channel
-too; for gradients, which read two tensors, it is `dy * x`.
+too; for gradients, which read two tensors, it is `dy * x`, and for steps it is a `tf.function` as well.
 
 Each number of threads has a process of its own, because TensorFlow fixes its pools when it starts. `timing.py`
 says how a busy machine is kept out of the ratios. Under 3 minutes on two quiet cores.
@@ -71,6 +71,7 @@ COMPARISONS = (
     Comparison("fake_quant_track", "track", report.PASS, "pass", _NEAR_A_PASS, _NEAR_A_PASS),
     Comparison("min_max + fake_quant", "exact", report.PASS, "pass"),
     Comparison("gradient", "gradient", report.PASS, "pass_of_two"),
+    Comparison("delayed step", "delayed_step", report.PASS, "pass_step"),
 )
 
 
