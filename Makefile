@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job
 # make test   sets everything up and runs the tests
+# make bench  sets everything up and times the ops; rows and plot go to out/
 #
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
 # builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
@@ -16,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 HOROVOD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
   HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_CPU_OPERATIONS=GLOO CMAKE_POLICY_VERSION_MINIMUM=3.5
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test bench lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/dqat.stamp $(DATA)
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup lint
 	python -m pytest
+
+bench: $(VENV)/bench.stamp
+	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
 
 lint: $(VENV)/dqat.stamp
 	ruff check .
@@ -61,6 +65,10 @@ $(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
 
 $(VENV)/dqat.stamp: $(VENV)/horovod.stamp $(SOURCES)
 	python -m pip install -q --no-build-isolation -e '.[horovod,launch,test]'
+	touch $@
+
+$(VENV)/bench.stamp: $(VENV)/dqat.stamp
+	python -m pip install -q --no-build-isolation -e '.[horovod,launch,test,bench]'
 	touch $@
 
 $(DATA): launch/fetch_data.py $(VENV)/venv.stamp

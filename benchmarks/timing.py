@@ -1,0 +1,77 @@
+"""Times contenders against each other on a machine that does other things too.
+
+Contenders take turns in short slices, in an order that changes from round to round, so that a slow moment of the
+machine meets all of them and nobody always inherits the same neighbour's caches.
+Ratios are taken within a round and only then summarised: what slows a whole round down cancels out.
+"""
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+#: How long one contender runs before the next one's turn. Several calls fit in, so that a contender finds the
+#: caches as it left them itself, but for the slice's first call, which the median drops.
+SLICE_SECONDS = 0.005
+
+#: Contenders that take longer than the time they are given still run this often.
+LEAST_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Seconds a call by contender and round; an entry is the median of the calls in one slice."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """The typical time of a call."""
+        return statistics.median(self.seconds[name])
+
+    def fastest(self, name: str) -> float:
+        """The time of a call in the quietest round."""
+        return min(self.seconds[name])
+
+    def ratios(self, peer: str, ours: str) -> list[float]:
+        """Peer time over ours, sorted, one for each round."""
+        return sorted(p / o for p, o in zip(self.seconds[peer], self.seconds[ours], strict=True))
+
+
+def _slice(call: Callable[[], object]) -> float:
+    calls = []
+    end = time.perf_counter() + SLICE_SECONDS
+    while True:
+        start = time.perf_counter()
+        call()  # the result is freed within the measured time: a training step pays for that too
+        stop = time.perf_counter()
+        calls.append(stop - start)
+        if stop >= end:
+            return statistics.median(calls)
+
+
+def take_turns(contenders: Mapping[str, Callable[[], object]], seconds: float) -> Rounds:
+    """Runs the contenders in rounds.
+
+    Args:
+        contenders: by name, what to time; one untimed call of each comes first.
+        seconds: for all rounds together, times the number of contenders; `LEAST_ROUNDS` run in any case.
+    """
+    for call in contenders.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    order = random.Random(0)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds * len(contenders)
+        rounds = 0
+        while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+            for name in order.sample(list(contenders), len(contenders)):
+                times[name].append(_slice(contenders[name]))
+            rounds += 1
+    finally:
+        if collecting:
+            gc.enable()
+    return Rounds(times)
