@@ -1,11 +1,12 @@
 // Quantization parameters of a range: the only place in dqat where a scale, a zero point or a
-// nudged range is computed. The CPU kernels, the Python module and the export all call these
-// functions.
+// nudged range is computed. The CPU and CUDA kernels, the Python module and the export all call
+// these functions.
 //
 // The arithmetic is that of TensorFlow's fake_quant_with_min_max_vars (Jacob et al., "Quantization
 // and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2017, section
 // 3): float32 throughout, so that results agree with TensorFlow to the bit. It must be compiled
-// with -ffp-contract=off: a fused multiply-add would round once where TensorFlow rounds twice.
+// with -ffp-contract=off (nvcc: -fmad=false): a fused multiply-add would round once where TensorFlow rounds
+// twice.
 #ifndef DQAT_CORE_QUANTIZATION_H_
 #define DQAT_CORE_QUANTIZATION_H_
 
@@ -13,7 +14,12 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/host_device.h"
+
 namespace dqat::core {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
 // How a real interval is divided into levels.
 struct QuantizerSpec {
@@ -22,19 +28,17 @@ struct QuantizerSpec {
   bool symmetric = false;     // zero stands on the middle level
   bool power_of_two = false;  // symmetric, the scale a power of two (TFLite's int16 cell state)
 
-  int quant_min() const { return narrow_range ? 1 : 0; }
-  int quant_max() const { return (1 << num_bits) - 1; }
+  DQAT_HOST_DEVICE int quant_min() const { return narrow_range ? 1 : 0; }
+  DQAT_HOST_DEVICE int quant_max() const { return (1 << num_bits) - 1; }
 };
 
 // An interval of float values. The empty range (+inf, -inf) is the identity of merging: it is what
 // a quantizer holds before its first record, and what the record of an empty tensor is.
 struct Range {
-  float min = std::numeric_limits<float>::infinity();
-  float max = -std::numeric_limits<float>::infinity();
+  float min = kInfinity;
+  float max = -kInfinity;
 
-  bool empty() const {
-    return min == std::numeric_limits<float>::infinity() && max == -std::numeric_limits<float>::infinity();
-  }
+  DQAT_HOST_DEVICE bool empty() const { return min == kInfinity && max == -kInfinity; }
 };
 
 // A range on its grid: the real values of the levels.
@@ -51,7 +55,7 @@ struct Grid {
 };
 
 // True where `range` can be quantized with: finite with min < max, or both 0, or empty.
-inline bool IsValid(const Range& range) {
+DQAT_HOST_DEVICE inline bool IsValid(const Range& range) {
   if (range.empty()) return true;
   if (!std::isfinite(range.min) || !std::isfinite(range.max)) return false;
   if (!std::isfinite(range.max - range.min)) return false;
@@ -61,13 +65,12 @@ inline bool IsValid(const Range& range) {
 // The grid of a valid range. Nudging moves the range so that 0 is exactly one of the levels. A range so small
 // that its scale is no normal float32 (below about 3e-36 with 8 bits) is a range of 0 alone, like (0, 0): its
 // inverse would be infinite and every value a NaN.
-inline Grid MakeGrid(const Range& range, const QuantizerSpec& spec) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+DQAT_HOST_DEVICE inline Grid MakeGrid(const Range& range, const QuantizerSpec& spec) {
   Grid grid;
   const float quant_min = static_cast<float>(spec.quant_min());
   const float quant_max = static_cast<float>(spec.quant_max());
   const float scale = (range.max - range.min) / (quant_max - quant_min);
-  if (range.empty() || scale < std::numeric_limits<float>::min()) {
+  if (range.empty() || scale < kSmallestNormal) {
     grid.passthrough = range.empty();
     grid.grad_min = -kInfinity;
     grid.grad_max = kInfinity;
@@ -96,12 +99,13 @@ constexpr float kMaxPowerOfTwoRange = 64.0f;
 // symmetric or widened to a power of two where the quantizer asks for it. What is no record of values (empty,
 // NaN, Inf, min above max) stays as it is, so that IsValid still tells. The result is not nudged: MakeGrid
 // does that.
-inline Range FitRange(Range range, const QuantizerSpec& spec) {
+DQAT_HOST_DEVICE inline Range FitRange(Range range, const QuantizerSpec& spec) {
   if (!std::isfinite(range.min) || !std::isfinite(range.max) || range.min > range.max) return range;
-  range.min = std::fmin(range.min, 0.0f);
-  range.max = std::fmax(range.max, 0.0f);
+  // Not fmin and fmax: the zero that they choose of -0 and +0 is the compiler's.
+  range.min = range.min < 0.0f ? range.min : 0.0f;
+  range.max = range.max > 0.0f ? range.max : 0.0f;
   if (!spec.symmetric && !spec.power_of_two) return range;
-  float bound = std::fmax(-range.min, range.max);
+  float bound = -range.min > range.max ? -range.min : range.max;
   if (spec.power_of_two) {
     int exponent = 0;
     const float mantissa = std::frexp(bound, &exponent);  // bound = mantissa * 2^exponent

@@ -1,11 +1,11 @@
 // Compiled once per instruction set with -DDQAT_INSTRUCTION_SET=<namespace>; see rows.h for why
-// nothing but C headers is included here. -fno-trapping-math lets the compiler turn floorf into an
-// instruction, and `omp simd` lets it reorder min and max, which are the same bits in any order but
-// for the sign of zero (MergeRecords removes it). Sums are never reordered: they run in kLanes
+// nothing but C headers is included here (element.h keeps to it too). -fno-trapping-math lets the compiler
+// turn floorf into an instruction, and `omp simd` lets it reorder min and max, which are the same bits in any
+// order but for the sign of zero (MergeRecords removes it). Sums are never reordered: they run in kLanes
 // lanes on every instruction set, added up in lane order.
 #include "core/rows.h"
 
-#include <math.h>
+#include "core/element.h"
 
 #define DQAT_STRINGIFY_(x) #x
 #define DQAT_STRINGIFY(x) DQAT_STRINGIFY_(x)
@@ -13,20 +13,7 @@
 namespace dqat::core::DQAT_INSTRUCTION_SET {
 namespace {
 
-constexpr float kInfinity = __builtin_inff();
 constexpr int kLanes = 32;
-
-template <bool kDivide>
-inline float Quantize(float x, float lo, float hi, float scale, float inv_scale, float zero_level) {
-  float clamped = x > hi ? hi : x;
-  clamped = clamped < lo ? lo : clamped;  // a NaN stays a NaN
-  const float steps = kDivide ? (clamped - lo) / scale : (clamped - lo) * inv_scale;
-  return floorf(steps - zero_level + 0.5f) * scale;
-}
-
-// A NaN or an Inf becomes the record (-inf, +inf).
-inline float RecordMin(float x) { return x - x == 0.0f ? x : -kInfinity; }
-inline float RecordMax(float x) { return x - x == 0.0f ? x : kInfinity; }
 
 template <bool kDivide, bool kTrack>
 void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
@@ -87,17 +74,16 @@ void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, fl
 #pragma omp simd
     for (int lane = 0; lane < kLanes; ++lane) {
       const float value = x[i + lane], slope = dy[i + lane];
-      below[lane] += value < lo ? slope : 0.0f;
-      above[lane] += value > hi ? slope : 0.0f;
-      // TensorFlow multiplies with 0 or 1; so a blocked negative slope gives -0.
-      dx[i + lane] = slope * ((value >= lo) & (value <= hi) ? 1.0f : 0.0f);
+      below[lane] += SlopeToMin(value, slope, lo);
+      above[lane] += SlopeToMax(value, slope, hi);
+      dx[i + lane] = SlopeToX(value, slope, lo, hi);
     }
   }
   for (int lane = 0; i < n; ++i, ++lane) {
     const float value = x[i], slope = dy[i];
-    below[lane] += value < lo ? slope : 0.0f;
-    above[lane] += value > hi ? slope : 0.0f;
-    dx[i] = slope * ((value >= lo) & (value <= hi) ? 1.0f : 0.0f);
+    below[lane] += SlopeToMin(value, slope, lo);
+    above[lane] += SlopeToMax(value, slope, hi);
+    dx[i] = SlopeToX(value, slope, lo, hi);
   }
   float below_sum = 0.0f, above_sum = 0.0f;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -149,9 +135,9 @@ void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const floa
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       const float value = x[i], slope = dy[i];
-      dmin[i] += value < lo[i] ? slope : 0.0f;
-      dmax[i] += value > hi[i] ? slope : 0.0f;
-      dx[i] = slope * ((value >= lo[i]) & (value <= hi[i]) ? 1.0f : 0.0f);
+      dmin[i] += SlopeToMin(value, slope, lo[i]);
+      dmax[i] += SlopeToMax(value, slope, hi[i]);
+      dx[i] = SlopeToX(value, slope, lo[i], hi[i]);
     }
   }
 }

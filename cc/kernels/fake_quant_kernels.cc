@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/fake_quant.h"
+#include "kernels/fake_quant_common.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {
@@ -23,44 +24,6 @@ using tensorflow::errors::InvalidArgument;
 
 // Rough cycles per element, for TensorFlow's sharder.
 constexpr int64_t kCostPerElement = 2;
-
-// The attributes that say what the range belongs to.
-class Granularity {
- public:
-  explicit Granularity(OpKernelConstruction* context) {
-    OP_REQUIRES_OK(context, context->GetAttr("per_channel", &per_channel_));
-    OP_REQUIRES_OK(context, context->GetAttr("axis", &axis_));
-    OP_REQUIRES_OK(context, context->GetAttr("group_size", &group_size_));
-  }
-
-  Status Layout(const TensorShape& shape, ChannelLayout* layout) const {
-    if (!per_channel_) {
-      *layout = {1, 1, shape.num_elements(), true};
-      return tensorflow::OkStatus();
-    }
-    const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
-    if (axis < 0 || axis >= shape.dims()) {
-      return InvalidArgument("axis ", axis_, " is not an axis of x with shape ", shape.DebugString());
-    }
-    if (shape.dim_size(axis) % group_size_ != 0) {
-      return InvalidArgument("group_size ", group_size_, " does not divide the ", shape.dim_size(axis),
-                             " channels on axis ", axis_, " of x with shape ", shape.DebugString());
-    }
-    *layout = {1, shape.dim_size(axis) / group_size_, group_size_, false};
-    for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
-    for (int i = axis + 1; i < shape.dims(); ++i) layout->inner *= shape.dim_size(i);
-    return tensorflow::OkStatus();
-  }
-
-  TensorShape RangeShape(const ChannelLayout& layout) const {
-    return per_channel_ ? TensorShape({layout.channels}) : TensorShape({});
-  }
-
- private:
-  bool per_channel_ = false;
-  int axis_ = -1;
-  int group_size_ = 1;
-};
 
 // Core's type for a TensorFlow element type.
 template <typename T>
@@ -84,28 +47,6 @@ const typename CoreType<T>::type* Data(const Tensor& tensor) {
 template <typename T>
 typename CoreType<T>::type* Data(Tensor* tensor) {
   return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
-}
-
-core::QuantizerSpec ReadSpec(OpKernelConstruction* context) {
-  core::QuantizerSpec spec;
-  const auto read = [&]() -> Status {
-    TF_RETURN_IF_ERROR(context->GetAttr("num_bits", &spec.num_bits));
-    TF_RETURN_IF_ERROR(context->GetAttr("narrow_range", &spec.narrow_range));
-    if (spec.num_bits < 2 || spec.num_bits > 16) {
-      return InvalidArgument("num_bits must be 2 to 16, got ", spec.num_bits);
-    }
-    return tensorflow::OkStatus();
-  };
-  const Status status = read();
-  if (!status.ok()) context->CtxFailure(status);
-  return spec;
-}
-
-// Before memory is taken for as many ranges as the shape of x claims.
-Status CheckRangeShape(const Tensor& min, const Tensor& max, const TensorShape& expected) {
-  if (min.shape() == expected && max.shape() == expected) return tensorflow::OkStatus();
-  return InvalidArgument("min and max must have shape ", expected.DebugString(), ", got ",
-                         min.shape().DebugString(), " and ", max.shape().DebugString());
 }
 
 // Checks the ranges and puts their grids into the table.
@@ -203,9 +144,7 @@ class FakeQuantGradOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
     const Tensor& x = context->input(1);
-    OP_REQUIRES(context, dy.shape() == x.shape(),
-                InvalidArgument("dy and x must have the same shape, got ", dy.shape().DebugString(), " and ",
-                                x.shape().DebugString()));
+    OP_REQUIRES_OK(context, CheckSameShape("dy and x", dy, x));
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
@@ -267,17 +206,12 @@ class MinMaxOp : public OpKernel {
 
 class FitRangeOp : public OpKernel {
  public:
-  explicit FitRangeOp(OpKernelConstruction* context) : OpKernel(context), spec_(ReadSpec(context)) {
-    OP_REQUIRES_OK(context, context->GetAttr("symmetric", &spec_.symmetric));
-    OP_REQUIRES_OK(context, context->GetAttr("power_of_two", &spec_.power_of_two));
-  }
+  explicit FitRangeOp(OpKernelConstruction* context) : OpKernel(context), spec_(ReadFitSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& min = context->input(0);
     const Tensor& max = context->input(1);
-    OP_REQUIRES(context, min.shape() == max.shape(),
-                InvalidArgument("min and max must have the same shape, got ", min.shape().DebugString(),
-                                " and ", max.shape().DebugString()));
+    OP_REQUIRES_OK(context, CheckSameShape("min and max", min, max));
     Tensor *fitted_min = nullptr, *fitted_max = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, min.shape(), &fitted_min));
     OP_REQUIRES_OK(context, context->allocate_output(1, min.shape(), &fitted_max));
@@ -289,7 +223,7 @@ class FitRangeOp : public OpKernel {
   }
 
  private:
-  core::QuantizerSpec spec_;
+  const core::QuantizerSpec spec_;
 };
 
 #define DQAT_REGISTER_CPU(NAME, T, ...) \

@@ -7,6 +7,9 @@
 
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
+#ifdef EIGEN_USE_GPU
+#include "unsupported/Eigen/CXX11/Tensor"
+#endif
 
 namespace dqat {
 
@@ -16,6 +19,13 @@ inline void ParallelFor(tensorflow::OpKernelContext* context, int64_t count, int
   const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
   tensorflow::Shard(workers.num_threads, workers.workers, count, cost_per_unit, body);
 }
+
+#ifdef EIGEN_USE_GPU
+// The stream of the GPU that an OpKernel runs on.
+inline cudaStream_t GpuStream(tensorflow::OpKernelContext* context) {
+  return context->eigen_gpu_device().stream();
+}
+#endif
 
 }  // namespace dqat
 

@@ -80,8 +80,10 @@ py::dict BuildInfo() {
   info["instruction_set"] = core::InstructionSet();
 #ifdef DQAT_CUDA
   info["cuda"] = true;
+  info["cuda_architectures"] = py::str(DQAT_CUDA_ARCHITECTURES).attr("split")(",");
 #else
   info["cuda"] = false;
+  info["cuda_architectures"] = py::list();
 #endif
   return info;
 }

@@ -1,0 +1,179 @@
+// OpKernels on the GPU: check, allocate, call core on TensorFlow's stream. Nothing here waits for the device;
+// for what becomes of an invalid range, see core/fake_quant_cuda.h.
+//
+// EIGEN_USE_GPU must be defined before any header of TensorFlow is included: CMakeLists.txt does.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "core/fake_quant_cuda.h"
+#include "kernels/fake_quant_common.h"
+#include "kernels/tf_compat.h"
+
+namespace dqat {
+namespace {
+
+using core::ChannelLayout;
+using core::cuda::Record;
+using tensorflow::OpKernel;
+using tensorflow::OpKernelConstruction;
+using tensorflow::OpKernelContext;
+using tensorflow::Status;
+using tensorflow::Tensor;
+using tensorflow::TensorShape;
+
+// TensorFlow's element type as CUDA names it.
+template <typename T>
+struct CudaType {
+  using Type = T;
+};
+template <>
+struct CudaType<Eigen::half> {
+  using Type = __half;
+};
+template <>
+struct CudaType<Eigen::bfloat16> {
+  using Type = __nv_bfloat16;
+};
+
+template <typename T>
+const typename CudaType<T>::Type* Elements(const Tensor& tensor) {
+  return reinterpret_cast<const typename CudaType<T>::Type*>(tensor.flat<T>().data());
+}
+template <typename T>
+typename CudaType<T>::Type* Elements(Tensor* tensor) {
+  return reinterpret_cast<typename CudaType<T>::Type*>(tensor->flat<T>().data());
+}
+const float* Floats(const Tensor& tensor) { return tensor.flat<float>().data(); }
+float* Floats(Tensor* tensor) { return tensor->flat<float>().data(); }
+
+Status ToStatus(cudaError_t error) {
+  if (error == cudaSuccess) return tensorflow::OkStatus();
+  return tensorflow::errors::Internal("CUDA: ", cudaGetErrorString(error));
+}
+
+Status AllocateScratch(OpKernelContext* context, const ChannelLayout& layout, Tensor* scratch) {
+  return context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({core::cuda::ScratchFloats(layout)}),
+                                scratch);
+}
+
+template <typename T, bool kTrack>
+class FakeQuantGpuOp : public OpKernel {
+ public:
+  explicit FakeQuantGpuOp(OpKernelConstruction* context)
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &x = context->input(0), &min = context->input(1), &max = context->input(2);
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    OP_REQUIRES_OK(context, CheckRangeShape(min, max, range_shape));
+    Tensor *y = nullptr, *batch_min = nullptr, *batch_max = nullptr, scratch;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
+    Record record;
+    if (kTrack) {
+      OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_min));
+      OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
+      OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
+      record = {Floats(batch_min), Floats(batch_max)};
+    }
+    OP_REQUIRES_OK(context, ToStatus(core::cuda::FakeQuant(
+                                layout, spec_, Elements<T>(x), Floats(min), Floats(max), Elements<T>(y),
+                                record, kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
+  }
+
+ private:
+  const Granularity granularity_;
+  const core::QuantizerSpec spec_;
+};
+
+template <typename T>
+class FakeQuantGradGpuOp : public OpKernel {
+ public:
+  explicit FakeQuantGradGpuOp(OpKernelConstruction* context)
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &dy = context->input(0), &x = context->input(1);
+    const Tensor &min = context->input(2), &max = context->input(3);
+    OP_REQUIRES_OK(context, CheckSameShape("dy and x", dy, x));
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    OP_REQUIRES_OK(context, CheckRangeShape(min, max, range_shape));
+    Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr, scratch;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));
+    OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
+    OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
+    OP_REQUIRES_OK(context,
+                   ToStatus(core::cuda::FakeQuantGrad(layout, spec_, Elements<T>(dy), Elements<T>(x),
+                                                      Floats(min), Floats(max), Elements<T>(dx), Floats(dmin),
+                                                      Floats(dmax), Floats(&scratch), GpuStream(context))));
+  }
+
+ private:
+  const Granularity granularity_;
+  const core::QuantizerSpec spec_;
+};
+
+template <typename T>
+class MinMaxGpuOp : public OpKernel {
+ public:
+  explicit MinMaxGpuOp(OpKernelConstruction* context) : OpKernel(context), granularity_(context) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& x = context->input(0);
+    ChannelLayout layout;
+    OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
+    const TensorShape range_shape = granularity_.RangeShape(layout);
+    Tensor *batch_min = nullptr, *batch_max = nullptr, scratch;
+    OP_REQUIRES_OK(context, context->allocate_output(0, range_shape, &batch_min));
+    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_max));
+    OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
+    OP_REQUIRES_OK(context,
+                   ToStatus(core::cuda::MinMax(layout, Elements<T>(x), {Floats(batch_min), Floats(batch_max)},
+                                               Floats(&scratch), GpuStream(context))));
+  }
+
+ private:
+  const Granularity granularity_;
+};
+
+class FitRangeGpuOp : public OpKernel {
+ public:
+  explicit FitRangeGpuOp(OpKernelConstruction* context) : OpKernel(context), spec_(ReadFitSpec(context)) {}
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &min = context->input(0), &max = context->input(1);
+    OP_REQUIRES_OK(context, CheckSameShape("min and max", min, max));
+    Tensor *fitted_min = nullptr, *fitted_max = nullptr;
+    OP_REQUIRES_OK(context, context->allocate_output(0, min.shape(), &fitted_min));
+    OP_REQUIRES_OK(context, context->allocate_output(1, min.shape(), &fitted_max));
+    OP_REQUIRES_OK(
+        context, ToStatus(core::cuda::FitRange(min.NumElements(), spec_, Floats(min), Floats(max),
+                                               Floats(fitted_min), Floats(fitted_max), GpuStream(context))));
+  }
+
+ private:
+  const core::QuantizerSpec spec_;
+};
+
+// TensorFlow's registration is a macro, so that this must be one.
+#define DQAT_REGISTER(T)                                                                                     \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuant").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),      \
+                          FakeQuantGpuOp<T, false>);                                                         \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantTrack").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"), \
+                          FakeQuantGpuOp<T, true>);                                                          \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),  \
+                          FakeQuantGradGpuOp<T>);                                                            \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>MinMax").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),         \
+                          MinMaxGpuOp<T>)
+DQAT_REGISTER(float);
+DQAT_REGISTER(Eigen::half);
+DQAT_REGISTER(Eigen::bfloat16);
+#undef DQAT_REGISTER
+REGISTER_KERNEL_BUILDER(Name("Dqat>FitRange").Device(tensorflow::DEVICE_GPU), FitRangeGpuOp);
+
+}  // namespace
+}  // namespace dqat

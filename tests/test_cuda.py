@@ -1,0 +1,159 @@
+"""The CUDA kernels: on a GPU where there is one, and their code on the CPU everywhere."""
+
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import dqat
+from dqat import native
+
+ROOT = pathlib.Path(__file__).parent.parent
+INFINITY = float("inf")
+KERNELS = ("FakeQuantWork", "FakeQuantGradWork", "MinMaxWork", "MergeKernel", "FitRangeKernel")
+
+needs_gpu = pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU")
+needs_cuda = pytest.mark.skipif(not dqat.build_info()["cuda"], reason="built without CUDA")
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm")
+
+
+def library():
+    return pathlib.Path(native.module.__spec__.origin)
+
+
+def same_bits(got, expected):
+    """NaNs are equal to each other: the GPU doesn't keep their payload."""
+    got, expected = np.asarray(got, np.float32), np.asarray(expected, np.float32)
+    numbers = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(got), ~numbers)
+    np.testing.assert_array_equal(got[numbers].view(np.int32), expected[numbers].view(np.int32))
+
+
+class TestBuild:
+    def test_build_info_says_whether_the_kernels_are_in_the_library(self):
+        content = library().read_bytes()
+        assert all((name.encode() in content) == dqat.build_info()["cuda"] for name in KERNELS)
+        assert (b".nv_fatbin" in content) == dqat.build_info()["cuda"]
+
+    def test_build_info_names_architectures_where_there_are_kernels(self):
+        info = dqat.build_info()
+        assert bool(info["cuda_architectures"]) == info["cuda"]
+        assert all(name.startswith(("sm_", "compute_")) for name in info["cuda_architectures"])
+
+    def test_every_operation_has_a_kernel_for_the_gpu_where_built_with_cuda(self):
+        from tensorflow.python.framework import kernels
+
+        for operation in ("FakeQuant", "FakeQuantTrack", "FakeQuantGrad", "MinMax", "FitRange"):
+            found = {kernel.device_type for kernel in kernels.get_registered_kernels_for_op(f"Dqat>{operation}").kernel}
+            assert found == ({"CPU", "GPU"} if dqat.build_info()["cuda"] else {"CPU"})
+
+    @needs_nm
+    def test_the_library_brings_its_own_cuda_runtime_and_shows_it_to_nobody(self):
+        # TensorFlow exports functions of the same names, for another version of CUDA.
+        symbols = subprocess.run(["nm", "-D", library()], capture_output=True, text=True, check=True).stdout
+        assert "TF_" in symbols or "tensorflow" in symbols
+        assert not [line for line in symbols.splitlines() if "cuda" in line.lower()]
+
+
+@needs_compiler
+def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
+    sources = [ROOT / "tests/cc/cuda_on_host.cc", ROOT / "cc/core/fake_quant.cc", ROOT / "cc/core/rows.cc"]
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-ffp-contract=off"]
+    program = tmp_path / "cuda_on_host"
+    compile_command = ["g++", *flags, "-DDQAT_INSTRUCTION_SET=baseline", f"-I{ROOT / 'cc'}", *sources, "-o", program]
+    compiled = subprocess.run(compile_command, capture_output=True, text=True)
+    assert compiled.returncode == 0, compiled.stderr
+    result = subprocess.run([program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def on(device, function, *arguments, **options):
+    with tf.device(device):
+        return function(*(tf.constant(argument, tf.float32) for argument in arguments), **options)
+
+
+def gradients(x, dy, low, high, **options):
+    with tf.GradientTape() as tape:
+        tape.watch([x, low, high])
+        y = dqat.ops.fake_quant(x, low, high, **options)
+    return tape.gradient(y, [x, low, high], output_gradients=dy)
+
+
+@needs_gpu
+@needs_cuda
+@pytest.mark.parametrize(
+    "shape, axis",
+    [
+        ((0,), None),
+        ((1,), None),
+        ((1_000_003,), None),
+        ((0, 5), -1),
+        ((3000, 12), -1),
+        ((2, 100_000), -1),
+        ((900, 65), 0),
+        ((33, 7, 1000), 1),
+        ((700, 9, 31), 1),
+    ],
+)
+@pytest.mark.parametrize("num_bits, narrow_range", [(8, False), (4, True), (16, False)])
+class TestGpu:
+    @pytest.fixture
+    def case(self, rng, shape, axis, num_bits, narrow_range):
+        channels = [] if axis is None else [shape[axis]]
+        x, dy = rng.normal(size=shape), rng.normal(size=shape)
+        low, high = -rng.random(channels), 0.01 + rng.random(channels)
+        if channels and channels[0] > 4:
+            low[1], high[1] = 0.0, 0.0
+            low[3], high[3] = INFINITY, -INFINITY
+        options = {"axis": axis, "num_bits": num_bits, "narrow_range": narrow_range}
+        return tuple(np.asarray(value, np.float32) for value in (x, dy, low, high)), options
+
+    def test_outputs_and_records_have_the_cpus_bits(self, case):
+        (x, _, low, high), options = case
+        x.reshape(-1)[::4001] = np.nan
+        for function in (lambda *a, **o: [dqat.ops.fake_quant(*a, **o)], dqat.ops.fake_quant_track):
+            got = on("GPU:0", function, x, low, high, **options)
+            expected = on("CPU:0", function, x, low, high, **options)
+            assert "GPU" in got[0].device
+            for ours, other in zip(got, expected, strict=True):
+                same_bits(ours, other)
+        got, expected = (on(device, dqat.ops.min_max, x, axis=options["axis"]) for device in ("GPU:0", "CPU:0"))
+        for ours, other in zip(got, expected, strict=True):
+            same_bits(ours, other)
+
+    def test_gradients_are_the_cpus_and_the_same_in_every_run(self, case):
+        (x, dy, low, high), options = case
+        got, again, expected = (
+            on(device, gradients, x, dy, low, high, **options) for device in ("GPU:0", "GPU:0", "CPU:0")
+        )
+        for first, second in zip(got, again, strict=True):
+            same_bits(first, second)
+        same_bits(got[0], expected[0])
+        axis = options["axis"]
+        reduced = None if axis is None else tuple(i for i in range(x.ndim) if i != axis % x.ndim)
+        bound = x.size * np.finfo(np.float32).eps * np.abs(dy).sum(axis=reduced)
+        assert (np.abs(got[1].numpy() - expected[1].numpy()) <= bound).all()
+        assert (np.abs(got[2].numpy() - expected[2].numpy()) <= bound).all()
+
+
+@needs_gpu
+@needs_cuda
+class TestGpuRanges:
+    @pytest.mark.parametrize("low, high", [(1.0, -1.0), (np.nan, 1.0), (-INFINITY, INFINITY), (2.0, 2.0)])
+    def test_an_invalid_range_gives_nan(self, low, high):
+        x = np.linspace(-1.0, 1.0, 5000)
+        y = on("GPU:0", dqat.ops.fake_quant, x, low, high)
+        found = on("GPU:0", gradients, x, np.ones_like(x), low, high)
+        assert all(np.isnan(value).all() for value in (y, *found))
+
+    @pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"num_bits": 16, "power_of_two": True}])
+    def test_fitted_ranges_have_the_cpus_bits(self, rng, options):
+        low, high = np.sort(30 * rng.normal(size=(2, 1000)), axis=0)
+        low[0], high[0] = INFINITY, -INFINITY
+        got, expected = (on(device, dqat.ops.fit_range, low, high, **options) for device in ("GPU:0", "CPU:0"))
+        for ours, other in zip(got, expected, strict=True):
+            same_bits(ours, other)
