@@ -9,7 +9,7 @@ freed within the measured time, by TensorFlow's allocator, for all alike. The pl
 too; for gradients, which read two tensors, it is `dy * x`, and for steps it is a `tf.function` as well.
 
 Each number of threads has a process of its own, because TensorFlow fixes its pools when it starts. `timing.py`
-says how a busy machine is kept out of the ratios. Under 3 minutes on two quiet cores.
+says how a busy machine is kept out of the ratios. About 3 minutes on two cores.
 """
 
 import datetime
@@ -35,7 +35,7 @@ SHAPES: tuple[Shape, ...] = (IMAGES, SQUARE, SEQUENCES, (1024, 4096), (1, 1, 512
 THREADS = (1, 2)
 QUICK_SHAPES: tuple[Shape, ...] = ((8, 16),)
 
-#: For all rounds of a case, times the number of contenders; slow peers take longer for their fewest rounds.
+#: For each contender of a case; slow peers take longer for their fewest rounds.
 SECONDS = 0.3
 
 

@@ -80,11 +80,11 @@ def plot_ratios(rows: Sequence[Row], machine: dict[str, Any], path: pathlib.Path
 
     cases = [case for (case,) in _grouped(rows, "case")]
     panels = _grouped(rows, "what", "peer")
-    columns = 3
+    columns = 4
     figure, axes = pyplot.subplots(
         math.ceil(len(panels) / columns),
         columns,
-        figsize=(15, 1.2 + math.ceil(len(panels) / columns) * (0.8 + 0.2 * len(cases))),
+        figsize=(19, 1.2 + math.ceil(len(panels) / columns) * (0.8 + 0.2 * len(cases))),
         sharey=True,
         squeeze=False,
         layout="constrained",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 SLICE_SECONDS = 0.005
 
 #: Contenders that take longer than the time they are given still run this often.
-LEAST_ROUNDS = 7
+LEAST_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Rounds:
         return min(self.seconds[name])
 
     def ratios(self, peer: str, ours: str) -> list[float]:
-        """Peer time over ours, sorted, one for each round."""
-        return sorted(p / o for p, o in zip(self.seconds[peer], self.seconds[ours], strict=True))
+        """Peer time over ours, sorted, one for each round that both took part in."""
+        return sorted(p / o for p, o in zip(self.seconds[peer], self.seconds[ours], strict=False))
 
 
 def _slice(call: Callable[[], object]) -> float:
@@ -52,25 +52,27 @@ def _slice(call: Callable[[], object]) -> float:
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], seconds: float) -> Rounds:
-    """Runs the contenders in rounds.
+    """Runs the contenders in rounds; one leaves after its share of time, so that slow ones don't starve the others.
 
     Args:
         contenders: by name, what to time; one untimed call of each comes first.
-        seconds: for all rounds together, times the number of contenders; `LEAST_ROUNDS` run in any case.
+        seconds: for each contender; `LEAST_ROUNDS` run in any case.
     """
     for call in contenders.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    left = dict.fromkeys(contenders, seconds)
     order = random.Random(0)
     collecting = gc.isenabled()
     gc.disable()
     try:
-        end = time.perf_counter() + seconds * len(contenders)
-        rounds = 0
-        while rounds < LEAST_ROUNDS or time.perf_counter() < end:
-            for name in order.sample(list(contenders), len(contenders)):
+        while left:
+            for name in order.sample(list(left), len(left)):
+                start = time.perf_counter()
                 times[name].append(_slice(contenders[name]))
-            rounds += 1
+                left[name] -= time.perf_counter() - start
+                if left[name] <= 0 and len(times[name]) >= LEAST_ROUNDS:
+                    del left[name]
     finally:
         if collecting:
             gc.enable()
