@@ -275,15 +275,45 @@ template void MinMaxBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int6
 template void FakeQuantGradBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
                                            const BFloat16*, const BFloat16*, BFloat16*, float*, float*);
 
+namespace {
+
+// Calls merge(channels, first) for partials [first, first + channels) of channels 0, 1, ..., in order, or
+// merge_run(channel, first, count) where a channel has several in a row. No division: there may be as many
+// partials as a tenth of the tensor has elements.
+template <typename Merge, typename MergeRun>
+void ForEachPartial(const ChannelLayout& layout, const BlockPlan& plan, Merge merge, MergeRun merge_run) {
+  const int64_t run = layout.interleaved() ? layout.inner : plan.pieces_per_row;
+  for (int64_t first = 0; first < plan.partials; first += layout.channels * run) {
+    if (run == 1) {
+      merge(layout.channels, first);
+    } else {
+      for (int64_t channel = 0; channel < layout.channels; ++channel) {
+        merge_run(channel, first + channel * run, run);
+      }
+    }
+  }
+}
+
+}  // namespace
+
 void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
                   float* max) {
   std::fill_n(min, layout.channels, Range().min);
   std::fill_n(max, layout.channels, Range().max);
-  for (int64_t i = 0; i < plan.partials; ++i) {
-    const int64_t channel = plan.ChannelOfPartial(layout, i);
-    min[channel] = std::min(min[channel], partials.min[i]);
-    max[channel] = std::max(max[channel], partials.max[i]);
-  }
+  ForEachPartial(
+      layout, plan,
+      [&](int64_t channels, int64_t first) {
+        for (int64_t channel = 0; channel < channels; ++channel) {
+          min[channel] = std::min(min[channel], partials.min[first + channel]);
+          max[channel] = std::max(max[channel], partials.max[first + channel]);
+        }
+      },
+      [&](int64_t channel, int64_t first, int64_t count) {
+        min[channel] =
+            std::min(min[channel], *std::min_element(partials.min + first, partials.min + first + count));
+        max[channel] =
+            std::max(max[channel], *std::max_element(partials.max + first, partials.max + first + count));
+      });
   for (int64_t channel = 0; channel < layout.channels; ++channel) {
     min[channel] += 0.0f;  // -0 becomes +0, so that equal records are equal bits
     max[channel] += 0.0f;
@@ -292,7 +322,14 @@ void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPart
 
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum) {
   std::fill_n(sum, layout.channels, 0.0f);
-  for (int64_t i = 0; i < plan.partials; ++i) sum[plan.ChannelOfPartial(layout, i)] += partials[i];
+  ForEachPartial(
+      layout, plan,
+      [&](int64_t channels, int64_t first) {
+        for (int64_t channel = 0; channel < channels; ++channel) sum[channel] += partials[first + channel];
+      },
+      [&](int64_t channel, int64_t first, int64_t count) {
+        for (int64_t i = first; i < first + count; ++i) sum[channel] += partials[i];
+      });
 }
 
 std::vector<const char*> AvailableInstructionSets() {

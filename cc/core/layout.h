@@ -60,12 +60,6 @@ struct BlockPlan {
     }
   }
 
-  // The channel that a partial record or sum belongs to.
-  int64_t ChannelOfPartial(const ChannelLayout& layout, int64_t partial) const {
-    if (layout.interleaved()) return partial % layout.columns() / layout.inner;
-    return partial / pieces_per_row % layout.channels;
-  }
-
   int64_t rows = 0;
   int64_t repeat = 1;          // short rows that are handled as one
   int64_t pieces_per_row = 1;  // pieces that one channel's contiguous vector is cut into
