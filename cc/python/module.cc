@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/fake_quant.h"
+#include "core/histogram.h"
 
 namespace py = pybind11;
 
@@ -87,6 +88,7 @@ py::dict BuildInfo() {
 
 PYBIND11_MODULE(_dqat, module) {
   module.doc() = "dqat's kernels: TensorFlow op library and arithmetic on NumPy arrays.";
+  module.attr("HISTOGRAM_BINS") = static_cast<int>(core::HistogramGrid::kBins);
   module.def("build_info", &BuildInfo);
   module.def("set_instruction_set", [](const std::string& name) {
     if (!core::SetInstructionSet(name.c_str())) {
