@@ -294,7 +294,9 @@ class LearnedStep(AllValues):
     become negative: the weight has a constraint, which Keras' optimizers apply.
 
     The gradient's scale counts the elements of one sample, the paper's "number of features", not those of a
-    batch: so the averaged gradient of N replicas is that of one process with the whole batch.
+    batch: so the averaged gradient of N replicas is that of one process with the whole batch. The scale is made
+    for plain gradient descent; Adam divides by the gradient's size and so undoes it: keep its learning rate
+    well below the steps.
 
     Per tensor only. A scale that must be a power of two (TFLite's int16 cell state) can't be learned: such
     quantizers get MovingAverage(), and `dqat.coverage` says so.

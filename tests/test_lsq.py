@@ -277,4 +277,4 @@ def test_a_model_trains_its_steps_exports_and_verifies(speech, float_trained, mo
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(speech[1][0][:32]), model(speech[1][0][:32]))
-    assert [weight.name for weight in loaded.trainable_weights] == [weight.name for weight in model.trainable_weights]
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)

@@ -80,7 +80,7 @@ def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_sc
 @pytest.mark.parametrize("processes", [2, 4])
 def test_split_tensors_give_the_histograms_and_ranges_of_the_whole(run_scenario, mode, processes):
     (whole,) = run_scenario("recorded_histograms", 1, mode)
-    assert len(np.unique(whole["ranges"][:, :3, 1])) > 30  # ranges that moved
+    assert len(np.unique(whole["ranges"][:, :3, 1])) > 20  # ranges that moved
     for rank in run_scenario("recorded_histograms", processes, mode):
         np.testing.assert_array_equal(bits(rank["ranges"]), bits(whole["ranges"]))
         np.testing.assert_array_equal(rank["counts"], whole["counts"])
@@ -96,23 +96,23 @@ def test_histograms_cost_one_collective_more_a_step(run_scenario, tmp_path):
     assert first["collectives"] == second["collectives"] == 2
     np.testing.assert_array_equal(bits(first["ranges"]), bits(second["ranges"]))
     assert first["identical"].all()
-    assert len(np.unique(first["ranges"][:, -1, 1])) > 5
+    assert len(np.unique(first["ranges"][:, :, 1])) > 20
 
 
 def test_steps_that_two_ranks_learn_are_those_of_one_process(run_scenario):
     (whole,) = run_scenario("training_of_learned_steps", 1)
     ranks = run_scenario("training_of_learned_steps", 2)
-    learned = whole["learned"]
-    moved = np.abs(whole["ranges"][-1, learned, 1] / whole["ranges"][0, learned, 1] - 1)
-    assert (moved > 1e-5).all()
+    # After five steps; later, single values that fall to the other side of a level pull the runs apart.
+    start, later = (whole["ranges"][index, whole["learned"], 1] for index in (0, 4))
+    moved = np.abs(later / start - 1)
+    assert (moved > 1e-5).all() and (moved > 0.1).sum() >= 3
     for rank in ranks:
         assert rank["identical"].all()
         assert rank["collectives"] == 1
         np.testing.assert_array_equal(bits(rank["ranges"]), bits(ranks[0]["ranges"]))
-        # What is left is the order of float sums; without the right scale of the gradient it would be 41% of
-        # the way that the steps went.
-        apart = np.abs(rank["ranges"][-1, learned, 1] / whole["ranges"][-1, learned, 1] - 1)
-        assert (apart < 0.1 * moved + 1e-6).all()
+        # A gradient scale that depended on a rank's batch would be off by 41%.
+        apart = np.abs(rank["ranges"][4, rank["learned"], 1] / later - 1)
+        assert (apart < 0.001 * moved + 1e-6).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
