@@ -50,8 +50,10 @@ def _describe(quantizer: Quantizer) -> str:
     observer = quantizer.observer
     if isinstance(observer, Fixed):
         return f"{quantizer.spec}, fixed [{observer.min:g}, {observer.max:g}]"
-    options = ", ".join(f"{name} {value:g}" for name, value in observer.get_config().items())
-    return f"{quantizer.spec}, {type(observer).__name__}" + (f" ({options})" if options else "")
+    options = ", ".join(f"{name} {value:g}" for name, value in observer.get_config().items() if value is not None)
+    described = f"{quantizer.spec}, {type(observer).__name__}" + (f" ({options})" if options else "")
+    requested = type(quantizer.requested_observer).__name__
+    return described + (f" instead of {requested}" if requested != type(observer).__name__ else "")
 
 
 def coverage(model: keras.Model) -> Coverage:

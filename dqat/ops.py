@@ -11,6 +11,9 @@ _ops = native.ops
 TensorLike = Any
 Range = tuple[tf.Tensor, tf.Tensor]
 
+#: Length of `counts`: 1,280 bins a sign and one of tiny values.
+HISTOGRAM_BINS: int = native.module.HISTOGRAM_BINS
+
 
 def _attributes(axis: int | None, group_size: int) -> dict[str, Any]:
     if axis is None:
@@ -138,6 +141,188 @@ def fit_range(
     )
 
 
+def histogram(x: TensorLike) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The record of `x` and its histogram, as `fake_quant_histogram` gives them.
+
+    Args:
+        x: float32, any shape.
+
+    Returns:
+        batch_min and batch_max, scalars, and counts, int64 [HISTOGRAM_BINS].
+    """
+    return _ops.dqat_histogram(x)
+
+
+def fake_quant_histogram(
+    x: TensorLike, min: TensorLike, max: TensorLike, *, num_bits: int = 8, narrow_range: bool = False
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`fake_quant_track`, per tensor, that also counts the values of `x` in the same memory pass.
+
+    A bin is the sign, the exponent (2^-24 to 2^15) and the upper 5 bits of the mantissa of a float32: 2% to 3%
+    wide, and the same for every tensor. So the counts of the parts of a tensor, on threads or replicas, add up
+    exactly to those of the whole.
+
+    Args:
+        x: float32, any shape.
+        min: float32 scalar; see `fake_quant`.
+        max: like `min`.
+        num_bits: 2 to 16.
+        narrow_range: see `fake_quant`.
+
+    Returns:
+        y, batch_min and batch_max as of `fake_quant_track`, and counts, int64 [HISTOGRAM_BINS] in the order of
+        the values: the middle bin holds what is smaller than 2^-24 in magnitude, the outermost ones also what
+        is larger than 2^16. A NaN or an Inf is in no bin. No gradient flows through the last three.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `fake_quant`.
+    """
+    return _ops.dqat_fake_quant_histogram(x, min, max, num_bits=num_bits, narrow_range=narrow_range)
+
+
+def percentile_range(
+    counts: TensorLike, min: TensorLike, max: TensorLike, *, lower: float = 0.01, upper: float = 99.99
+) -> Range:
+    """The range between two percentiles of a histogram.
+
+    Args:
+        counts: int64 [HISTOGRAM_BINS], in any unit.
+        min: float32 scalar, the exact smallest value; 0 where none is negative. An empty range stays empty.
+        max: like `min`.
+        lower: percent; at most so many of the values lie below the range. 0 to less than 50.
+        upper: percent; at most 100 - `upper` lie above the range. More than 50, to 100.
+
+    Returns:
+        (min, max), bin edges, but never wider than the given ones; not fitted.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for negative counts, or percentiles out of bounds.
+    """
+    lower, upper = (tf.constant(value, tf.float64) for value in (lower, upper))
+    return _ops.dqat_percentile_range(counts, min, max, lower, upper)
+
+
+def minimum_error_range(
+    counts: TensorLike,
+    min: TensorLike,
+    max: TensorLike,
+    *,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    symmetric: bool = False,
+    power_of_two: bool = False,
+) -> Range:
+    """The range with the smallest expected squared quantization error of a histogram.
+
+    The criterion is that of Sung, Shin and Hwang, "Resiliency of Deep Neural Networks under Quantization",
+    2015 (arXiv:1511.06488). The ends of the range are searched among the exact extremes and the bin edges of
+    eight octaves inside; values are taken to lie evenly in their bins. An asymmetric quantizer's two ends are
+    searched in turns, which may end beside the best pair.
+
+    Args:
+        counts: as in `percentile_range`.
+        min: as in `percentile_range`.
+        max: like `min`.
+        num_bits: of the quantizer, 2 to 16; so are the other arguments, see `fit_range`.
+        narrow_range: see `fit_range`.
+        symmetric: see `fit_range`.
+        power_of_two: see `fit_range`.
+
+    Returns:
+        (min, max) to give to `fit_range` with the same options; never wider than the given ones.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for negative counts.
+    """
+    return _ops.dqat_minimum_error_range(
+        counts,
+        min,
+        max,
+        num_bits=num_bits,
+        narrow_range=narrow_range,
+        symmetric=symmetric,
+        power_of_two=power_of_two,
+    )
+
+
+def learned_levels(num_bits: int, signed: TensorLike, narrow_range: bool) -> Range:
+    """The lowest and highest level of a learned step, (-Qn, Qp), as float32 scalars.
+
+    Args:
+        num_bits: 2 to 16.
+        signed: bool; -2^(num_bits - 1) to 2^(num_bits - 1) - 1, else 0 to 2^num_bits - 1.
+        narrow_range: one level less, at the negative end of signed ones, else at the positive one.
+    """
+    half, less = 2.0 ** (num_bits - 1), float(narrow_range)
+    return tf.where(signed, less - half, 0.0), tf.where(signed, half, 2 * half - less) - 1.0
+
+
+def fake_quant_learned(
+    x: TensorLike,
+    step: TensorLike,
+    *,
+    num_bits: int = 8,
+    signed: bool | tf.Tensor = True,
+    narrow_range: bool = False,
+    elements: int | tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Rounds `x` to the multiples of a step that is trained: LSQ.
+
+    After Esser et al., "Learned Step Size Quantization", ICLR 2020. Output and input are those of `fake_quant`
+    with the range (step * lowest level, step * highest level). With v = x / step, the gradient to `x` passes
+    where lowest < v < highest, and that to `step` is the sum of the incoming gradient times round(v) - v there,
+    times the outermost level elsewhere, times 1 / sqrt(elements * highest level).
+
+    Args:
+        x: float32, any shape.
+        step: float32 scalar, positive; 0 stands for "not known yet": the values pass through, and the gradient
+            to the step is 0.
+        num_bits: 2 to 16.
+        signed: levels -2^(num_bits - 1) to 2^(num_bits - 1) - 1, else 0 to 2^num_bits - 1.
+        narrow_range: one level less, at the negative end of signed levels, else at the positive one.
+        elements: N of the gradient's scale: the weights of a layer, or the features of *one sample*. None takes
+            all elements of `x`, which is right for weights.
+
+    Returns:
+        Like `x`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for a step that is negative, not finite or no scalar.
+    """
+    return fake_quant_learned_track(
+        x, step, num_bits=num_bits, signed=signed, narrow_range=narrow_range, elements=elements
+    )[0]
+
+
+def fake_quant_learned_track(
+    x: TensorLike,
+    step: TensorLike,
+    *,
+    num_bits: int = 8,
+    signed: bool | tf.Tensor = True,
+    narrow_range: bool = False,
+    elements: int | tf.Tensor | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`fake_quant_learned` that also records the smallest and largest value of `x`, in the same memory pass.
+
+    Args:
+        x: see `fake_quant_learned`; so are the other arguments.
+        step: see `fake_quant_learned`.
+        num_bits: see `fake_quant_learned`.
+        signed: see `fake_quant_learned`.
+        narrow_range: see `fake_quant_learned`.
+        elements: see `fake_quant_learned`.
+
+    Returns:
+        y, like `x`, and batch_min and batch_max, scalars, as of `fake_quant_track`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: as `fake_quant_learned`.
+    """
+    elements = tf.size(x, tf.int64) if elements is None else tf.cast(elements, tf.int64)
+    return _ops.dqat_fake_quant_learned(x, step, signed, elements, num_bits=num_bits, narrow_range=narrow_range)
+
+
 def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
     names = ("num_bits", "narrow_range", "per_channel", "axis", "group_size")
     return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **{name: op.get_attr(name) for name in names}))
@@ -153,5 +338,17 @@ def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
     return _fake_quant_gradient(op, dy)
 
 
-tf.no_gradient("Dqat>MinMax")
-tf.no_gradient("Dqat>FitRange")
+@tf.RegisterGradient("Dqat>FakeQuantHistogram")
+def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
+    options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
+    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **options))
+
+
+@tf.RegisterGradient("Dqat>FakeQuantLearned")
+def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor | None]:
+    options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
+    return [*_ops.dqat_fake_quant_learned_grad(dy, *op.inputs, **options), None, None]
+
+
+for _name in ("MinMax", "FitRange", "Histogram", "PercentileRange", "MinimumErrorRange"):
+    tf.no_gradient(f"Dqat>{_name}")

@@ -1,14 +1,24 @@
 """Quantizers: Keras layers that hold a range, and the quantization of weights, which needs no state."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from dqat import ops
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.observers import EMPTY, Fixed, MovingAverage, Observer, Range
+from dqat.observers import EMPTY, Fixed, LearnedStep, MovingAverage, Observer, Range, Record
 from dqat.range_sync import RangeSync
 from dqat.specs import QuantizerSpec
+
+#: A learned step that an optimizer's update would bring below this stays here.
+_SMALLEST_STEP = 2.0**-24
+
+
+class StepInUse(NamedTuple):
+    """A learned step, float32, and whether its levels are signed, bool."""
+
+    step: tf.Tensor
+    signed: tf.Tensor
 
 
 @register("dqat")
@@ -25,13 +35,21 @@ class Quantizer(keras.layers.Layer):
     Attributes:
         path: the name in reports and errors; `quantize_model` sets it to "layer/role".
         range_sync: set by the model that owns the quantizer.
+        requested_observer: as given; `observer` is the one that suits the spec.
         skipped: int64 scalar, records left out for a NaN or an Inf.
+        counts: int64 [bins], the histogram in units of 1/1024; for observers that need counts only. `lowest`
+            and `highest`, float32 scalars, are then the extremes of all values since the start.
+        step: float32 scalar, trainable, 0 before the first record; for `LearnedStep` only.
+
+    Raises:
+        ValueError: where the observer can't work with the spec.
     """
 
     def __init__(self, spec: QuantizerSpec | None = None, observer: Observer | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec or QuantizerSpec()
-        self.observer = observer or MovingAverage()
+        self.requested_observer = observer or MovingAverage()
+        self.observer = self.requested_observer.suited_to(self.spec)
         self.path = self.name
         self.range_sync: RangeSync | None = None
 
@@ -48,25 +66,49 @@ class Quantizer(keras.layers.Layer):
         start = EMPTY
         if isinstance(self.observer, Fixed):
             start = self.observer.min, self.observer.max
-        self.min, self.max = (
+        self.min, self.max = self._add_floats(zip(("min", "max"), start, strict=True), shape)
+        self.skipped = self._add_integers("skipped", [])
+        if self.observer.needs_counts:
+            self.counts = self._add_integers("counts", [ops.HISTOGRAM_BINS])
+            self.lowest, self.highest = self._add_floats(zip(("lowest", "highest"), EMPTY, strict=True), [])
+        if isinstance(self.observer, LearnedStep):
+            (self.step,) = self._add_floats([("step", 0.0)], [], trainable=True, constraint=_not_negative)
+        super().build(input_shape)
+
+    def _add_floats(self, starts: Any, shape: list[int], **options: Any) -> list[tf.Variable]:
+        return [
             self.add_weight(
                 name=f"{self.name}_{name}",
                 shape=shape,
                 dtype=tf.float32,
                 initializer=keras.initializers.Constant(value),
-                trainable=False,
                 experimental_autocast=False,
+                **{"trainable": False, **options},
             )
-            for name, value in zip(("min", "max"), start, strict=True)
+            for name, value in starts
+        ]
+
+    def _add_integers(self, name: str, shape: list[int]) -> tf.Variable:
+        return self.add_weight(
+            name=f"{self.name}_{name}", shape=shape, dtype=tf.int64, initializer="zeros", trainable=False
         )
-        self.skipped = self.add_weight(
-            name=f"{self.name}_skipped", shape=[], dtype=tf.int64, initializer="zeros", trainable=False
-        )
-        super().build(input_shape)
 
     def range(self) -> Range:
         """The range in use now: fitted to the spec, not nudged; empty before the first record."""
+        if isinstance(self.observer, LearnedStep):
+            step, signed = self._step_in_use()
+            levels = ops.learned_levels(self.spec.num_bits, signed, self.spec.narrow_range)
+            return tuple(
+                tf.where(step > 0.0, step * level, nothing) for level, nothing in zip(levels, EMPTY, strict=True)
+            )
         return self._fit((self.min.read_value(), self.max.read_value()))
+
+    def in_use(self) -> Range | StepInUse:
+        """What `quantize_and_track` quantizes with. A recurrence reads it once, at its start."""
+        return self._step_in_use() if isinstance(self.observer, LearnedStep) else self.range()
+
+    def _step_in_use(self) -> StepInUse:
+        return StepInUse(self.step.read_value(), self.min.read_value() < 0.0)
 
     def _fit(self, range_: Range) -> Range:
         return ops.fit_range(
@@ -88,58 +130,106 @@ class Quantizer(keras.layers.Layer):
             group_size=self.spec.group_size,
         )
 
-    def quantize_and_track(self, x: tf.Tensor, range_: Range) -> tuple[tf.Tensor, Range]:
-        """Fake-quantizes with a given range and records the extremes of `x` in the same pass."""
-        y, low, high = ops.fake_quant_track(
-            x,
-            *range_,
-            num_bits=self.spec.num_bits,
-            narrow_range=self.spec.narrow_range,
-            axis=self.spec.axis,
-            group_size=self.spec.group_size,
-        )
-        return y, (low, high)
+    def quantize_and_track(
+        self, x: tf.Tensor, in_use: Range | StepInUse, *, repeats: int | tf.Tensor = 1
+    ) -> tuple[tf.Tensor, Record]:
+        """Fake-quantizes with what `in_use` gave and records `x` in the same pass.
+
+        Args:
+            x: float32 [batch, ...].
+            in_use: of this quantizer.
+            repeats: the number of tensors like `x` in a step, such as timesteps; a learned step's gradient is
+                scaled by the elements of a whole sample.
+        """
+        options = {"num_bits": self.spec.num_bits, "narrow_range": self.spec.narrow_range}
+        if isinstance(in_use, StepInUse):
+            elements = tf.reduce_prod(tf.shape(x, tf.int64)[1:]) * tf.cast(repeats, tf.int64)
+            y, *record = ops.fake_quant_learned_track(
+                x, in_use.step, signed=in_use.signed, elements=elements, **options
+            )
+        elif self.observer.needs_counts:
+            y, *record = ops.fake_quant_histogram(x, *in_use, **options)
+        else:
+            granularity = {"axis": self.spec.axis, "group_size": self.spec.group_size}
+            y, *record = ops.fake_quant_track(x, *in_use, **granularity, **options)
+        return y, tuple(record)
+
+    def record(self, x: tf.Tensor) -> Record:
+        """The record of `x` alone."""
+        if self.observer.needs_counts:
+            return tuple(ops.histogram(x))
+        return tuple(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size))
 
     def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
-        """Quantizes `x`; records its extremes where `training`."""
+        """Quantizes `x`; records it where `training`."""
         if isinstance(self.observer, Fixed) or training is None or training is False or self._sync().frozen:
             return self.quantize(x, self.range())
         if self._sync().mode == "exact":
-            record = self.masked(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size), training)
-            return self.quantize(x, self._fit(self._sync().reduce_now(self, record)))
-        y, record = self.quantize_and_track(x, self.range())
+            range_ = self._sync().reduce_now(self, self.masked(self.record(x), training))
+            if isinstance(self.observer, LearnedStep):
+                return self.quantize_and_track(x, self.in_use())[0]
+            return self.quantize(x, self._fit(range_))
+        y, record = self.quantize_and_track(x, self.in_use())
         self.submit(record, training)
         return y
 
-    def submit(self, record: Range, training: bool | tf.Tensor) -> None:
+    def submit(self, record: Record, training: bool | tf.Tensor) -> None:
         """Leaves a record for the end of the step; an empty one where `training` is a tensor that is false."""
         self._sync().submit(self, self.masked(record, training))
 
-    def masked(self, record: Range, training: bool | tf.Tensor) -> Range:
+    def masked(self, record: Record, training: bool | tf.Tensor) -> Record:
         """The record where `training`, else an empty one."""
         if isinstance(training, (bool, int)):
             return record
         training = tf.cast(training, tf.bool)
-        return tuple(tf.where(training, part, nothing) for part, nothing in zip(record, EMPTY, strict=True))
+        return tuple(
+            tf.where(training, part, nothing) for part, nothing in zip(record, self.empty_record(), strict=True)
+        )
 
     def _sync(self) -> RangeSync:
         if self.range_sync is None:
             self.range_sync = RangeSync()
         return self.range_sync
 
-    def empty_record(self) -> Range:
+    def empty_record(self) -> Record:
         """A record of nothing, in the shape of the range."""
-        return tuple(tf.fill(self.min.shape, nothing) for nothing in EMPTY)
+        extremes = tuple(tf.fill(self.min.shape, nothing) for nothing in EMPTY)
+        return (*extremes, tf.zeros_like(self.counts)) if self.observer.needs_counts else extremes
 
-    def observe(self, record: Range) -> Range:
+    def observe(self, record: Record) -> Range:
         """Updates the range with a reduced record; returns it, unfitted."""
         low, high = tf.minimum(record[0], 0.0), tf.maximum(record[1], 0.0)
         empty = record[0] > record[1]
-        record = tf.where(empty, record[0], low), tf.where(empty, record[1], high)
-        updated = self.observer.update((self.min.read_value(), self.max.read_value()), record)
+        extremes = tf.where(empty, record[0], low), tf.where(empty, record[1], high)
+        before = self.min.read_value(), self.max.read_value()
+        if self.observer.needs_counts:
+            updated = self._observe_counts((*extremes, record[2]))
+        else:
+            updated = self.observer.update(before, extremes)
+        if isinstance(self.observer, LearnedStep):
+            self._adapt_step(before, updated)
         self.min.assign(updated[0])
         self.max.assign(updated[1])
         return updated
+
+    def _observe_counts(self, record: Record) -> Range:
+        # The extremes never fade: a bin that is still counted is never cut off by them.
+        extremes = tf.minimum(self.lowest, record[0]), tf.maximum(self.highest, record[1])
+        counts = self.observer.accumulate(self.counts.read_value(), record)
+        for variable, value in zip((self.lowest, self.highest, self.counts), (*extremes, counts), strict=True):
+            variable.assign(value)
+        return self.observer.range_of(counts, extremes, self.spec)
+
+    def _adapt_step(self, before: Range, extremes: Range) -> None:
+        """Gives the step its first value, and keeps the upper end of the range when levels become signed."""
+        step, signed = self.step.read_value(), extremes[0] < 0.0
+        lowest, highest = ops.learned_levels(self.spec.num_bits, signed, self.spec.narrow_range)
+        first = tf.maximum(tf.math.divide_no_nan(extremes[0], lowest), extremes[1] / highest)
+        first = tf.where(extremes[0] > extremes[1], 0.0, first)
+        _, unsigned_highest = ops.learned_levels(self.spec.num_bits, False, self.spec.narrow_range)
+        becomes_signed = tf.logical_and(signed, before[0] >= 0.0)
+        kept = tf.where(becomes_signed, step * (unsigned_highest / highest), step)
+        self.step.assign(tf.where(step > 0.0, kept, first))
 
     def count_skipped(self, bad: tf.Tensor) -> None:
         """Counts a record that was left out."""
@@ -150,13 +240,18 @@ class Quantizer(keras.layers.Layer):
         return {
             **super().get_config(),
             "spec": serialize(self.spec),
-            "observer": serialize(self.observer),
+            "observer": serialize(self.requested_observer),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Quantizer":
         """The inverse of `get_config`."""
         return cls(**{**config, "spec": deserialize(config["spec"]), "observer": deserialize(config["observer"])})
+
+
+def _not_negative(step: tf.Tensor) -> tf.Tensor:
+    # 0 stands for "not known yet" and stays.
+    return tf.where(tf.equal(step, 0.0), step, tf.maximum(step, _SMALLEST_STEP))
 
 
 def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:

@@ -1,28 +1,37 @@
 """Making ranges the same on all replicas: what is packed, when it is reduced, what is refused.
 
 All records of a step travel as one vector [max, -min], for which one Max all-reduce is exact: min and max
-over the values of all replicas, to the bit. Who reduces is not known here: `dqat.distribute` brings the
-function.
+over the values of all replicas, to the bit. The histograms of observers that need counts travel as a second
+vector, of integers, in one Sum all-reduce, which is exact too; without such observers there is none. Who
+reduces is not known here: `dqat.distribute` brings the functions.
 """
 
 import contextlib
 import contextvars
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-from dqat.observers import Range
+from dqat.observers import Range, Record, merge_records
 
 MODES = ("delayed", "exact", "off")
 ON_NONFINITE = ("raise", "skip")
 
-#: Takes a float32 vector of the same length on all replicas and a name, the same on all replicas and
-#: different for each collective of a step; gives the elementwise largest.
-AllReduceMax = Callable[[tf.Tensor, str], tf.Tensor]
+#: Takes a vector of the same length on all replicas and a name, the same on all replicas and different for
+#: each collective of a step.
+AllReduce = Callable[[tf.Tensor, str], tf.Tensor]
 
-_current: contextvars.ContextVar[AllReduceMax | None] = contextvars.ContextVar("dqat_all_reduce_max", default=None)
+
+class Reductions(NamedTuple):
+    """The collectives that range sync asks an engine for: elementwise Max of float32, and Sum of int64."""
+
+    all_reduce_max: AllReduce
+    all_reduce_sum: AllReduce
+
+
+_current: contextvars.ContextVar[Reductions | None] = contextvars.ContextVar("dqat_reductions", default=None)
 
 
 class Observing(Protocol):
@@ -30,10 +39,10 @@ class Observing(Protocol):
 
     path: str
 
-    def empty_record(self) -> Range:
+    def empty_record(self) -> Record:
         """A record of nothing, in the shape of this quantizer's range."""
 
-    def observe(self, record: Range) -> Range:
+    def observe(self, record: Record) -> Range:
         """Updates the range with a record and returns the new one."""
 
     def count_skipped(self, bad: tf.Tensor) -> None:
@@ -41,20 +50,17 @@ class Observing(Protocol):
 
 
 @contextlib.contextmanager
-def all_reduce_scope(all_reduce_max: AllReduceMax) -> Iterator[None]:
-    """Models that are quantized inside use this reduction."""
-    token = _current.set(all_reduce_max)
+def all_reduce_scope(all_reduce_max: AllReduce, all_reduce_sum: AllReduce) -> Iterator[None]:
+    """Models that are quantized inside use these reductions."""
+    token = _current.set(Reductions(all_reduce_max, all_reduce_sum))
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def _only_replica(vector: tf.Tensor, name: str) -> tf.Tensor:
-    return vector
-
-
-def _current_all_reduce_max() -> AllReduceMax:
+def _current_reductions() -> Reductions | None:
+    """None where this is the only replica."""
     current = _current.get()
     if current is not None:
         return current
@@ -71,23 +77,36 @@ def _current_all_reduce_max() -> AllReduceMax:
         raise NotImplementedError(
             "range sync over tf.distribute strategies is not there yet: use Horovod (horovodrun -np N)"
         )
-    return _only_replica
+    return None
 
 
-def pack(records: Sequence[Range]) -> tf.Tensor:
-    """Records as one vector [max..., -min...] per quantizer, one after the other."""
-    return tf.concat([tf.reshape(part, [-1]) for low, high in records for part in (high, -low)], axis=0)
+def pack(records: Sequence[Record]) -> tf.Tensor:
+    """The extremes of records as one vector [max..., -min...] per quantizer, one after the other."""
+    return tf.concat([tf.reshape(part, [-1]) for low, high, *_ in records for part in (high, -low)], axis=0)
 
 
-def unpack(vector: tf.Tensor, like: Sequence[Range]) -> list[Range]:
+def unpack(vector: tf.Tensor, like: Sequence[Record]) -> list[Range]:
     """The inverse of `pack`; `like` gives the shapes."""
-    sizes = [low.shape.num_elements() for low, _ in like for _ in range(2)]
+    sizes = [low.shape.num_elements() for low, *_ in like for _ in range(2)]
     parts = iter(tf.split(vector, sizes))
     records = []
-    for low, _ in like:
+    for low, *_ in like:
         high = tf.reshape(next(parts), low.shape)
         records.append((-tf.reshape(next(parts), low.shape), high))
     return records
+
+
+def pack_counts(records: Sequence[Record]) -> tf.Tensor | None:
+    """The counts of the records that have them, one after the other; None where none has."""
+    counts = [part for record in records for part in record[2:]]
+    return tf.concat(counts, axis=0) if counts else None
+
+
+def unpack_counts(vector: tf.Tensor | None, like: Sequence[Record]) -> list[tuple[tf.Tensor, ...]]:
+    """The inverse of `pack_counts`: per record, its counts, or () where it has none."""
+    sizes = [part.shape.num_elements() for record in like for part in record[2:]]
+    parts = iter(tf.split(vector, sizes) if sizes else [])
+    return [tuple(next(parts) for _ in record[2:]) for record in like]
 
 
 class RangeSync:
@@ -96,7 +115,7 @@ class RangeSync:
     Args:
         mode: "delayed": one collective at the end of the forward pass, for the next step's ranges. "exact":
             one collective per quantizer, before its range is used; states of a recurrence stay delayed.
-            "off": no collective, for debugging.
+            "off": no collective, for debugging. Where observers need counts, there is a Sum beside each Max.
         on_nonfinite: what a NaN or an Inf on any replica does: "raise" stops the step on all replicas with an
             error that names the quantizers; "skip" leaves their ranges as they are for that step.
 
@@ -117,8 +136,8 @@ class RangeSync:
         #: True while a SavedModel is traced: training changes no range then.
         self.frozen = False
         self._collectives = 0
-        self._all_reduce_max = _only_replica if mode == "off" else _current_all_reduce_max()
-        self._records: dict[int, Range] | None = None
+        self._reductions = None if mode == "off" else _current_reductions()
+        self._records: dict[int, Record] | None = None
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
@@ -148,7 +167,7 @@ class RangeSync:
         finally:
             self.frozen = False
 
-    def submit(self, quantizer: Observing, record: Range) -> None:
+    def submit(self, quantizer: Observing, record: Record) -> None:
         """Leaves a record for the end of the step."""
         if self.frozen:
             return
@@ -157,24 +176,29 @@ class RangeSync:
             return
         earlier = self._records.get(id(quantizer))
         if earlier is not None:  # a shared layer
-            record = tf.minimum(earlier[0], record[0]), tf.maximum(earlier[1], record[1])
+            record = merge_records(earlier, record)
         self._records[id(quantizer)] = record
 
-    def reduce_now(self, quantizer: Observing, record: Range) -> Range:
+    def reduce_now(self, quantizer: Observing, record: Record) -> Range:
         """Reduces one record at once and returns the range that results."""
         return self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")[0]
 
-    def _reduce_and_observe(self, quantizers: Sequence[Observing], records: Sequence[Range], name: str) -> list[Range]:
-        vector = tf.stop_gradient(pack(records))
-        if self._all_reduce_max is not _only_replica:
-            vector = self._all_reduce_max(vector, name)
+    def _reduce_and_observe(self, quantizers: Sequence[Observing], records: Sequence[Record], name: str) -> list[Range]:
+        vector, counts = tf.stop_gradient(pack(records)), pack_counts(records)
+        if self._reductions is not None:
+            vector = self._reductions.all_reduce_max(vector, name)
             self._collectives += 1
-        reduced = self._without_nonfinite(quantizers, unpack(vector, records))
+            if counts is not None:
+                counts = self._reductions.all_reduce_sum(counts, f"{name}.counts")
+                self._collectives += 1
+        extremes = unpack(vector, records)
+        reduced = [(*range_, *part) for range_, part in zip(extremes, unpack_counts(counts, records), strict=True)]
+        reduced = self._without_nonfinite(quantizers, reduced)
         return [quantizer.observe(record) for quantizer, record in zip(quantizers, reduced, strict=True)]
 
-    def _without_nonfinite(self, quantizers: Sequence[Observing], records: Sequence[Range]) -> list[Range]:
+    def _without_nonfinite(self, quantizers: Sequence[Observing], records: Sequence[Record]) -> list[Record]:
         # The kernels record a NaN or an Inf as (-inf, +inf), which no all-reduce by Max loses.
-        bad = tf.stack([tf.reduce_any(low == -float("inf")) for low, _ in records])
+        bad = tf.stack([tf.reduce_any(low == -float("inf")) for low, *_ in records])
         if self.on_nonfinite == "raise":
             names = tf.boolean_mask(tf.constant([quantizer.path for quantizer in quantizers]), bad)
             message = tf.strings.join(
@@ -182,10 +206,13 @@ class RangeSync:
             )
             check = tf.debugging.Assert(tf.logical_not(tf.reduce_any(bad)), [message])
             with tf.control_dependencies([check] if check is not None else []):
-                return [(tf.identity(low), tf.identity(high)) for low, high in records]
+                return [tuple(tf.identity(part) for part in record) for record in records]
         for index, quantizer in enumerate(quantizers):
             quantizer.count_skipped(bad[index])
         return [
-            (tf.where(bad[index], float("inf"), low), tf.where(bad[index], -float("inf"), high))
-            for index, (low, high) in enumerate(records)
+            tuple(
+                tf.where(bad[index], nothing, part)
+                for part, nothing in zip(record, quantizer.empty_record(), strict=True)
+            )
+            for index, (quantizer, record) in enumerate(zip(quantizers, records, strict=True))
         ]

@@ -67,6 +67,15 @@ def compiled(model, learning_rate=3e-3):
 
 
 @pytest.fixture(scope="session")
+def float_trained(speech):
+    """A small LSTM, trained in float on real speech. Do not change it."""
+    keras.utils.set_random_seed(0)
+    model = compiled(speech_model())
+    model.fit(*speech[0], batch_size=30, epochs=15, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
 def trained(speech):
     """A stacked LSTM, trained in float and then quantization-aware on real speech. Do not change it."""
     keras.utils.set_random_seed(0)

@@ -1,4 +1,5 @@
 // Every operation of the library, on one page.
+#include "core/histogram.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -81,6 +82,59 @@ Status FitRangeShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(1), &range));
   c->set_output(0, range);
   c->set_output(1, range);
+  return tensorflow::OkStatus();
+}
+
+// Scalars from input `first` on to the last.
+Status RequireScalars(InferenceContext* c, int first) {
+  ShapeHandle scalar;
+  for (int index = first; index < c->num_inputs(); ++index) {
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(index), 0, &scalar));
+  }
+  return tensorflow::OkStatus();
+}
+
+ShapeHandle CountsShape(InferenceContext* c) { return c->Vector(core::HistogramGrid::kBins); }
+
+Status HistogramShape(InferenceContext* c) {
+  c->set_output(0, c->Scalar());
+  c->set_output(1, c->Scalar());
+  c->set_output(2, CountsShape(c));
+  return tensorflow::OkStatus();
+}
+
+Status FakeQuantHistogramShape(InferenceContext* c) {
+  TF_RETURN_IF_ERROR(RequireScalars(c, 1));
+  c->set_output(0, c->input(0));
+  c->set_output(1, c->Scalar());
+  c->set_output(2, c->Scalar());
+  c->set_output(3, CountsShape(c));
+  return tensorflow::OkStatus();
+}
+
+Status HistogramRangeShape(InferenceContext* c) {
+  ShapeHandle counts;
+  TF_RETURN_IF_ERROR(c->Merge(c->input(0), CountsShape(c), &counts));
+  TF_RETURN_IF_ERROR(RequireScalars(c, 1));
+  c->set_output(0, c->Scalar());
+  c->set_output(1, c->Scalar());
+  return tensorflow::OkStatus();
+}
+
+Status FakeQuantLearnedShape(InferenceContext* c) {
+  TF_RETURN_IF_ERROR(RequireScalars(c, 1));
+  c->set_output(0, c->input(0));
+  c->set_output(1, c->Scalar());
+  c->set_output(2, c->Scalar());
+  return tensorflow::OkStatus();
+}
+
+Status FakeQuantLearnedGradShape(InferenceContext* c) {
+  ShapeHandle x;
+  TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(1), &x));
+  TF_RETURN_IF_ERROR(RequireScalars(c, 2));
+  c->set_output(0, x);
+  c->set_output(1, c->Scalar());
   return tensorflow::OkStatus();
 }
 
@@ -184,6 +238,119 @@ min: of any shape; an empty range (+inf, -inf), and one that is not finite or ha
 max: like min.
 symmetric: 0 stands on the middle level.
 power_of_two: symmetric, and the scale is a power of two, with a range of 1 to 64 (TFLite's int16 cell).
+)doc");
+
+REGISTER_OP("Dqat>Histogram")
+    .Input("x: float")
+    .Output("batch_min: float")
+    .Output("batch_max: float")
+    .Output("counts: int64")
+    .SetShapeFn(HistogramShape)
+    .Doc(R"doc(
+The record of x and its histogram, as Dqat>FakeQuantHistogram gives them.
+)doc");
+
+REGISTER_OP("Dqat>FakeQuantHistogram")
+    .Input("x: float")
+    .Input("min: float")
+    .Input("max: float")
+    .Output("y: float")
+    .Output("batch_min: float")
+    .Output("batch_max: float")
+    .Output("counts: int64")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .SetShapeFn(FakeQuantHistogramShape)
+    .Doc(R"doc(
+Dqat>FakeQuantTrack, per tensor, that also counts the values of x in the same pass.
+
+A bin is the sign, the exponent (2^-24 to 2^15) and the upper 5 bits of the mantissa of a value, the same for all
+tensors. So the counts of parts of a tensor add up exactly to those of the whole.
+
+counts: [2561], in the order of the values; the middle bin holds what is smaller than 2^-24 in magnitude, the
+  first and last also what is larger than 2^16. A NaN or an Inf is in no bin.
+)doc");
+
+REGISTER_OP("Dqat>PercentileRange")
+    .Input("counts: int64")
+    .Input("min: float")
+    .Input("max: float")
+    .Input("lower: double")
+    .Input("upper: double")
+    .Output("range_min: float")
+    .Output("range_max: float")
+    .SetShapeFn(HistogramRangeShape)
+    .Doc(R"doc(
+The range between two percentiles of a histogram, outwards to the next bin edges, never wider than min and max.
+
+counts: of Dqat>FakeQuantHistogram, in any unit.
+min: the exact smallest value, or 0 where none is negative; +inf (with max = -inf) where nothing was seen: then
+  the range is empty too.
+max: like min.
+lower: at most so many percent of the values lie below the range; 0 to less than 50.
+upper: at most 100 - upper percent lie above; more than 50, to 100.
+)doc");
+
+REGISTER_OP("Dqat>MinimumErrorRange")
+    .Input("counts: int64")
+    .Input("min: float")
+    .Input("max: float")
+    .Output("range_min: float")
+    .Output("range_max: float")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .Attr("symmetric: bool = false")
+    .Attr("power_of_two: bool = false")
+    .SetShapeFn(HistogramRangeShape)
+    .Doc(R"doc(
+The range with the smallest expected squared quantization error of a histogram, never wider than min and max.
+
+It is what to give to Dqat>FitRange with the same options; the error is that after fitting.
+
+counts: of Dqat>FakeQuantHistogram, in any unit.
+min: as in Dqat>PercentileRange.
+max: like min.
+)doc");
+
+REGISTER_OP("Dqat>FakeQuantLearned")
+    .Input("x: float")
+    .Input("step: float")
+    .Input("signed: bool")
+    .Input("elements: int64")
+    .Output("y: float")
+    .Output("batch_min: float")
+    .Output("batch_max: float")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .SetShapeFn(FakeQuantLearnedShape)
+    .Doc(R"doc(
+Rounds x to the multiples of a step that is trained (LSQ, Esser et al. 2020), and records its extremes.
+
+step: a scalar; 0 where it is not known yet: then the values pass through unchanged.
+signed: levels -2^(num_bits-1) .. 2^(num_bits-1) - 1 (one less at the negative end with narrow_range), else
+  0 .. 2^num_bits - 1 (one less at the positive end).
+elements: N of the gradient's scale 1 / sqrt(N * highest level); used by the gradient alone.
+batch_min: as in Dqat>FakeQuantTrack.
+batch_max: as in Dqat>FakeQuantTrack.
+)doc");
+
+REGISTER_OP("Dqat>FakeQuantLearnedGrad")
+    .Input("dy: float")
+    .Input("x: float")
+    .Input("step: float")
+    .Input("signed: bool")
+    .Input("elements: int64")
+    .Output("dx: float")
+    .Output("dstep: float")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .SetShapeFn(FakeQuantLearnedGradShape)
+    .Doc(R"doc(
+The gradient of Dqat>FakeQuantLearned to x and to the step, in one pass.
+
+dx: dy strictly between the lowest and the highest level, 0 elsewhere.
+dstep: the scaled sum of dy times the level less x / step, or times the outermost level where x is clipped; the
+  same bits on any number of threads.
 )doc");
 
 }  // namespace

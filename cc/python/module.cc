@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/fake_quant.h"
+#include "core/histogram.h"
 #include "python/integer_bindings.h"
 
 namespace py = pybind11;
@@ -90,6 +91,7 @@ py::dict BuildInfo() {
 
 PYBIND11_MODULE(_dqat, module) {
   module.doc() = "dqat's kernels: TensorFlow op library and arithmetic on NumPy arrays.";
+  module.attr("HISTOGRAM_BINS") = static_cast<int>(core::HistogramGrid::kBins);
   module.def("build_info", &BuildInfo);
   module.def("set_instruction_set", [](const std::string& name) {
     if (!core::SetInstructionSet(name.c_str())) {

@@ -16,7 +16,10 @@ class Engine(Protocol):
     size: int
 
     def all_reduce_max(self, vector: tf.Tensor, name: str) -> tf.Tensor:
-        """The elementwise largest over all replicas, in eager mode and in graphs."""
+        """The elementwise largest of a float32 vector over all replicas, in eager mode and in graphs."""
+
+    def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
+        """The elementwise sum of an int64 vector over all replicas, in eager mode and in graphs."""
 
     def all_gather(self, array: np.ndarray, name: str) -> list[np.ndarray]:
         """Every replica's array, by rank; all must have one shape and dtype."""
@@ -39,6 +42,10 @@ class SingleProcess:
     size = 1
 
     def all_reduce_max(self, vector: tf.Tensor, name: str) -> tf.Tensor:
+        """The vector itself."""
+        return vector
+
+    def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """The vector itself."""
         return vector
 

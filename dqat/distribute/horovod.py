@@ -7,7 +7,7 @@ from dqat.keras_api import keras
 
 try:
     import horovod.tensorflow.keras as hvd
-    from horovod.tensorflow import Max, allgather, allreduce, broadcast_variables
+    from horovod.tensorflow import Max, Sum, allgather, allreduce, broadcast_variables
 except ImportError as error:
     raise ImportError(
         "Horovod can't be used here: it is not installed, or was built without TensorFlow. Install TensorFlow "
@@ -35,6 +35,10 @@ class Horovod:
         """One plain all-reduce; Horovod matches it between ranks by its name, whatever the graph around it."""
         # Ignoring the name scope, Horovod keeps what follows the last slash.
         return allreduce(vector, op=Max, name=name.replace("/", "."), ignore_name_scope=True)
+
+    def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
+        """Like `all_reduce_max`."""
+        return allreduce(vector, op=Sum, name=name, ignore_name_scope=True)
 
     def all_gather(self, array: np.ndarray, name: str) -> list[np.ndarray]:
         """Every rank's array."""

@@ -76,7 +76,7 @@ class Strategy:
         if self.size == 1:
             yield
             return
-        with range_sync.all_reduce_scope(self._engine.all_reduce_max):
+        with range_sync.all_reduce_scope(self._engine.all_reduce_max, self._engine.all_reduce_sum):
             yield
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

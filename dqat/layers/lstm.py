@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers.wrapper import QuantizedLayer
-from dqat.observers import EMPTY
+from dqat.observers import merge_records
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec
 
@@ -92,7 +92,7 @@ class QuantizedLSTM(QuantizedLayer):
         projected = tf.tensordot(tf.transpose(inputs, [1, 0, 2]), weights["kernel"], 1)
         if self.layer.use_bias:
             projected += self.layer.cell.bias
-        hidden_range, cell_range = self.hidden.range(), self.cell_state.range()
+        hidden_in_use, cell_in_use = self.hidden.in_use(), self.cell_state.in_use()
         batch, time = tf.shape(inputs)[0], tf.shape(inputs)[1]
 
         def timestep(t, h, c, outputs, hidden_record, cell_record):
@@ -100,25 +100,24 @@ class QuantizedLSTM(QuantizedLayer):
             i, f, g, o = tf.split(tf.clip_by_value(gates, _GATE_MIN, _GATE_MAX), _GATES, axis=-1)
             c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
             c = tf.clip_by_value(c, -_CELL_CLIP, _CELL_CLIP)
-            c, c_record = self.cell_state.quantize_and_track(c, cell_range)
-            h, h_record = self.hidden.quantize_and_track(tf.sigmoid(o) * tf.tanh(c), hidden_range)
+            c, c_record = self.cell_state.quantize_and_track(c, cell_in_use, repeats=time)
+            h, h_record = self.hidden.quantize_and_track(tf.sigmoid(o) * tf.tanh(c), hidden_in_use, repeats=time)
             return (
                 t + 1,
                 h,
                 c,
                 outputs.write(t, h),
-                _merge(hidden_record, h_record),
-                _merge(cell_record, c_record),
+                merge_records(hidden_record, h_record),
+                merge_records(cell_record, c_record),
             )
 
         zeros = tf.zeros([batch, units], inputs.dtype)
         zeros.set_shape([inputs.shape[0], units])
-        nothing = tuple(tf.constant(value) for value in EMPTY)
         outputs = tf.TensorArray(inputs.dtype, size=time, element_shape=[inputs.shape[0], units])
         _, h, _, outputs, hidden_record, cell_record = tf.while_loop(
             lambda t, *_: t < time,
             timestep,
-            (0, zeros, zeros, outputs, nothing, nothing),
+            (0, zeros, zeros, outputs, self.hidden.empty_record(), self.cell_state.empty_record()),
             maximum_iterations=time,
         )
         if training is not None and training is not False:
@@ -148,7 +147,3 @@ class QuantizedLSTM(QuantizedLayer):
         """The inverse of `get_config`."""
         names = ("layer", "gate_kernel", "hidden", "cell_state")
         return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
-
-
-def _merge(record, other):
-    return tf.minimum(record[0], other[0]), tf.maximum(record[1], other[1])

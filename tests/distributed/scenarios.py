@@ -3,6 +3,7 @@
 Each process writes FOLDER/RANK.npz. Without `horovodrun` there is one process, which sees the whole batches.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -108,6 +109,72 @@ def recorded_activations(strategy, mode):
         model(part, training=True)
         found.append(np.concatenate([np.reshape(v, -1) for q in quantizers for v in (q.min, q.max)]))
     return {"ranges": found, "collectives": model.range_sync.collectives_per_step}
+
+
+def recorded_histograms(strategy, mode):
+    """Like `recorded_activations`, for observers that need more than the extremes."""
+    rng = np.random.default_rng(0)
+    observers = dqat.observers
+    kinds = [observers.Percentile(99.0), observers.MSE(decay=0.9), observers.MSE(decay=1.0), observers.LearnedStep()]
+    with strategy.scope():
+        inputs = keras.Input((7, 5))
+        quantizers = [
+            dqat.quantizers.Quantizer(dqat.QuantizerSpec(num_bits=bits), observer)
+            for bits, observer in zip((8, 4, 8, 8), kinds, strict=True)
+        ]
+        from dqat.model import QuantizedModel
+
+        model = QuantizedModel(inputs, [quantizer(inputs) for quantizer in quantizers], range_sync=mode)
+    ranges, counts = [], []
+    for step in range(STEPS):
+        tensors = rng.standard_t(3, size=(1 + 7 * step, 7, 5)).astype(np.float32)
+        tensors = np.abs(tensors) if step < 5 else tensors  # behind a ReLU at first
+        part = next(iter(strategy.shard(tf.data.Dataset.from_tensors(tensors))))
+        model(part, training=True)
+        ranges.append([[bound.numpy() for bound in quantizer.range()] for quantizer in quantizers])
+        counts.append([quantizer.counts.numpy() for quantizer in quantizers[:3]])
+    return {"ranges": ranges, "counts": counts, "collectives": model.range_sync.collectives_per_step}
+
+
+def _speech_model_with(observer, strategy, mode, optimizer):
+    """A trained-from-scratch model without dropout, compiled; the weights are the same on all ranks."""
+    keras.utils.set_random_seed(0)
+    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=observer)
+    with strategy.scope():
+        model = dqat.quantize_model(conftest.speech_model((16, 12)), scheme=scheme, range_sync=mode)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    model.compile(strategy.optimizer(optimizer), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def training_with_percentiles(strategy, mode):
+    """20 real steps of a model whose every activation and state has a histogram."""
+    model = _speech_model_with(dqat.observers.Percentile(99.0), strategy, mode, keras.optimizers.Adam(3e-3))
+    keeper = RangesEachStep(strategy)
+    callbacks = [*strategy.callbacks(), keeper]
+    model.fit(batches(strategy, 50), steps_per_epoch=STEPS, verbose=0, callbacks=callbacks)
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "collectives": model.range_sync.collectives_per_step,
+        "quantizers": len(keeper.ranges[0]),
+    }
+
+
+def training_of_learned_steps(strategy, mode):
+    """20 real steps on even batches, by plain gradient descent: what it does is the gradient alone."""
+    model = _speech_model_with(dqat.observers.LearnedStep(), strategy, mode, keras.optimizers.SGD(0.05))
+    keeper = RangesEachStep(strategy)
+    callbacks = [*strategy.callbacks(), keeper]
+    model.fit(batches(strategy, 54), steps_per_epoch=STEPS, verbose=0, callbacks=callbacks)
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "collectives": model.range_sync.collectives_per_step,
+        "learned": [hasattr(quantizer, "step") for _, quantizer in named_quantizers(model)],
+    }
 
 
 def nan_on_the_last_rank(strategy, mode):

@@ -56,7 +56,7 @@ def range_collectives(timeline):
     events = json.loads(text if text.endswith("]") else text + "]")
     names = {event["pid"]: event["args"].get("name", "") for event in events if event.get("name") == "process_name"}
     ran = [names[event["pid"]] for event in events if event.get("name") == "ALLREDUCE"]
-    return [name for name in ran if name == "dqat.ranges" or name.startswith("dqat.range.")]
+    return [name for name in ran if name.startswith(("dqat.ranges", "dqat.range."))]
 
 
 def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario, tmp_path):
@@ -74,6 +74,45 @@ def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_sc
     ran = range_collectives(timeline)
     assert len(ran) == 20 * (outside_recurrence + 1)
     assert ran.count("dqat.ranges") == ran.count("dqat.range.relu.output") == 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("processes", [2, 4])
+def test_split_tensors_give_the_histograms_and_ranges_of_the_whole(run_scenario, mode, processes):
+    (whole,) = run_scenario("recorded_histograms", 1, mode)
+    assert len(np.unique(whole["ranges"][:, :3, 1])) > 20  # ranges that moved
+    for rank in run_scenario("recorded_histograms", processes, mode):
+        np.testing.assert_array_equal(bits(rank["ranges"]), bits(whole["ranges"]))
+        np.testing.assert_array_equal(rank["counts"], whole["counts"])
+        # A Max and a Sum; in exact mode for each of three, and a Max for the learned step.
+        assert rank["collectives"] == (2 if mode == "delayed" else 3 * 2 + 1)
+
+
+def test_histograms_cost_one_collective_more_a_step(run_scenario, tmp_path):
+    timeline = tmp_path / "timeline.json"
+    scenario = ("training_with_percentiles", 2, "delayed", (("HOROVOD_TIMELINE", str(timeline)),))
+    first, second = run_scenario(*scenario)
+    assert sorted(range_collectives(timeline)) == ["dqat.ranges"] * 20 + ["dqat.ranges.counts"] * 20
+    assert first["collectives"] == second["collectives"] == 2
+    np.testing.assert_array_equal(bits(first["ranges"]), bits(second["ranges"]))
+    assert first["identical"].all()
+    assert len(np.unique(first["ranges"][:, :, 1])) > 20
+
+
+def test_steps_that_two_ranks_learn_are_those_of_one_process(run_scenario):
+    (whole,) = run_scenario("training_of_learned_steps", 1)
+    ranks = run_scenario("training_of_learned_steps", 2)
+    # After five steps; later, single values that fall to the other side of a level pull the runs apart.
+    start, later = (whole["ranges"][index, whole["learned"], 1] for index in (0, 4))
+    moved = np.abs(later / start - 1)
+    assert (moved > 1e-5).all() and (moved > 0.1).sum() >= 3
+    for rank in ranks:
+        assert rank["identical"].all()
+        assert rank["collectives"] == 1
+        np.testing.assert_array_equal(bits(rank["ranges"]), bits(ranks[0]["ranges"]))
+        # A gradient scale that depended on a rank's batch would be off by 41%.
+        apart = np.abs(rank["ranges"][4, rank["learned"], 1] / later - 1)
+        assert (apart < 0.001 * moved + 1e-6).all()
 
 
 @pytest.mark.parametrize("mode", MODES)
