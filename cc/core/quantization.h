@@ -93,9 +93,10 @@ constexpr float kMaxPowerOfTwoRange = 64.0f;
 
 // The range to quantize with, from what an observer has found: extended to contain 0, made
 // symmetric or widened to a power of two where the quantizer asks for it. An empty range stays
-// empty. The result is not nudged: MakeGrid does that.
+// empty, and one that isn't finite stays as it is: IsValid refuses it. The result is not nudged: MakeGrid
+// does that.
 DQAT_HOST_DEVICE inline Range FitRange(Range range, const QuantizerSpec& spec) {
-  if (range.empty()) return range;
+  if (range.empty() || !std::isfinite(range.min) || !std::isfinite(range.max)) return range;
   // Not fmin and fmax: the zero that they choose of -0 and +0 is the compiler's.
   range.min = range.min < 0.0f ? range.min : 0.0f;
   range.max = range.max > 0.0f ? range.max : 0.0f;
