@@ -34,12 +34,12 @@ bench: $(VENV)/bench.stamp
 lint: $(VENV)/dqat.stamp
 	ruff check .
 	ruff format --check .
-	clang-format --dry-run --Werror $$(find cc -name '*.h' -o -name '*.cc')
+	clang-format --dry-run --Werror $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 format: $(VENV)/dqat.stamp
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(find cc -name '*.h' -o -name '*.cc')
+	clang-format -i $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu')
 
 clean:
 	rm -rf $(VENV) build data out

@@ -362,3 +362,8 @@ class TestFitRange:
                 INFINITY,
                 -INFINITY,
             ]
+
+    def test_what_is_not_finite_stays_so(self):
+        for options in ({}, {"symmetric": True}, {"power_of_two": True}):
+            fitted = [part.numpy() for part in dqat.ops.fit_range([-INFINITY, np.nan], [INFINITY, 1.0], **options)]
+            np.testing.assert_array_equal(fitted, [[-INFINITY, np.nan], [INFINITY, 1.0]])

@@ -3,11 +3,10 @@
 // The cut depends on the shape alone, never on the device, and partial results are merged in a fixed order:
 // so sums are the same bits in every run. There are two ways to cut, and neighbouring threads read
 // neighbouring elements in both:
-//   runs:    a block owns one slice of one channel's elements; it leaves one partial.
-//   columns: the channels alternate too quickly for that (inner is small). The tensor is a matrix [outer,
-//   columns];
-//            a block owns a tile of columns and a slice of rows, each of its threads stays in one column, and
-//            each leaves a partial.
+// - Runs: a block owns one slice of one channel's elements, and leaves one partial.
+// - Columns, where the channels alternate too quickly for that (inner is small): the tensor is a matrix of
+//   [outer, channels * inner]. A block owns a tile of columns and a slice of rows; each of its threads stays
+//   in one column and leaves a partial.
 #ifndef DQAT_CORE_CUDA_PLAN_H_
 #define DQAT_CORE_CUDA_PLAN_H_
 

@@ -11,8 +11,7 @@
 
 namespace dqat::core {
 
-// With a scale of 0, from the range (0, 0), kDivide must be false: the inverse, 0 as well, gives TensorFlow's
-// 0.
+// With a scale of 0 (range (0, 0)) kDivide must be false: the inverse, 0 as well, gives TensorFlow's 0.
 template <bool kDivide>
 DQAT_HOST_DEVICE static inline float Quantize(float x, float lo, float hi, float scale, float inv_scale,
                                               float zero_level) {

@@ -38,7 +38,7 @@ class Horovod:
 
     def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """Like `all_reduce_max`."""
-        return allreduce(vector, op=Sum, name=name, ignore_name_scope=True)
+        return allreduce(vector, op=Sum, name=name.replace("/", "."), ignore_name_scope=True)
 
     def all_gather(self, array: np.ndarray, name: str) -> list[np.ndarray]:
         """Every rank's array."""

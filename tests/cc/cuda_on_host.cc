@@ -255,6 +255,16 @@ void InvalidRangesGiveNan() {
   }
 }
 
+void ZerosOfBothSignsGiveOneRecord() {
+  for (const ChannelLayout& layout : {ChannelLayout{1, 1, 5000}, ChannelLayout{40, 3, 1}}) {
+    Case<float> input(layout, false, 0);
+    std::fill(input.x.begin(), input.x.end(), -0.0f);
+    const Results<float> got = OnPlan(input, {}, 2, false);
+    Expect(SameBits(got.min, std::vector<float>(layout.channels, 0.0f)), "a record's min of -0 is +0");
+    Expect(SameBits(got.max, std::vector<float>(layout.channels, 0.0f)), "a record's max of -0 is +0");
+  }
+}
+
 // Every element is visited once, and every partial is written once and read once, by its channel.
 void PlansCoverTheirTensors() {
   for (const ChannelLayout& layout :
@@ -330,6 +340,7 @@ int main() {
   dqat::core::CompareWithCpu<float>("float");
   dqat::core::CompareWithCpu<dqat::core::Bfloat16>("bfloat16");
   dqat::core::InvalidRangesGiveNan();
+  dqat::core::ZerosOfBothSignsGiveOneRecord();
   dqat::core::PlansCoverTheirTensors();
   dqat::core::TensorsMayHaveMoreThanTwoToThe31Elements();
   dqat::core::FittedRangesAreTheCpus();
