@@ -1,5 +1,6 @@
 # make demo   sets everything up and runs the main job
 # make test   sets everything up and runs the tests
+# make sanitize   runs the core's C++ tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 #
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
 # builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
@@ -16,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 HOROVOD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
   HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_CPU_OPERATIONS=GLOO CMAKE_POLICY_VERSION_MINIMUM=3.5
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/dqat.stamp $(DATA)
@@ -27,15 +28,25 @@ demo: setup
 test: setup lint
 	python -m pytest
 
+# Needs cmake, g++ and GoogleTest, but neither Python nor TensorFlow.
+sanitize:
+	@mkdir -p build
+	@for sanitizer in address undefined thread; do \
+	  echo "== $$sanitizer" && \
+	  cmake -S tests/cc -B build/cc-$$sanitizer -DDQAT_SANITIZE=$$sanitizer -Wno-dev > build/cc-$$sanitizer.log 2>&1 \
+	    || { grep -m1 GoogleTest build/cc-$$sanitizer.log || cat build/cc-$$sanitizer.log; exit 1; }; \
+	  cmake --build build/cc-$$sanitizer --parallel 2 && build/cc-$$sanitizer/core_tests --gtest_brief=1 || exit 1; \
+	done
+
 lint: $(VENV)/dqat.stamp
 	ruff check .
 	ruff format --check .
-	clang-format --dry-run --Werror $$(find cc -name '*.h' -o -name '*.cc')
+	clang-format --dry-run --Werror $$(find cc tests/cc -name '*.h' -o -name '*.cc')
 
 format: $(VENV)/dqat.stamp
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(find cc -name '*.h' -o -name '*.cc')
+	clang-format -i $$(find cc tests/cc -name '*.h' -o -name '*.cc')
 
 clean:
 	rm -rf $(VENV) build data out
