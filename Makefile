@@ -1,6 +1,7 @@
-# make demo   sets everything up and runs the main job
-# make test   sets everything up and runs the tests
-# make bench  sets everything up and times the ops; rows and plot go to out/
+# make demo      sets everything up and runs the main job
+# make test      sets everything up and runs the tests
+# make bench     sets everything up and times the ops; rows and plot go to out/
+# make sanitize   runs the core's C++ tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 #
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
 # builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
@@ -17,7 +18,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 HOROVOD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
   HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_CPU_OPERATIONS=GLOO CMAKE_POLICY_VERSION_MINIMUM=3.5
 
-.PHONY: setup demo test bench lint format clean
+.PHONY: setup demo test bench sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/dqat.stamp $(DATA)
@@ -30,6 +31,19 @@ test: setup lint
 
 bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
+
+# Needs cmake, g++ and GoogleTest, but neither Python nor TensorFlow. Only SpreadTest starts threads.
+sanitize:
+	@mkdir -p build
+	@for sanitizer in address undefined thread; do \
+	  echo "== $$sanitizer" && \
+	  cmake -S tests/cc -B build/cc-$$sanitizer -DDQAT_SANITIZE=$$sanitizer -Wno-dev > build/cc-$$sanitizer.log 2>&1 \
+	    || { grep -m1 GoogleTest build/cc-$$sanitizer.log || cat build/cc-$$sanitizer.log; exit 1; }; \
+	  cmake --build build/cc-$$sanitizer --parallel 2 > build/cc-$$sanitizer.log 2>&1 \
+	    || { cat build/cc-$$sanitizer.log; exit 1; }; \
+	  filter='*'; if [ $$sanitizer = thread ]; then filter='SpreadTest.*'; fi; \
+	  build/cc-$$sanitizer/core_tests --gtest_brief=1 --gtest_filter="$$filter" || exit 1; \
+	done
 
 lint: $(VENV)/dqat.stamp
 	ruff check .

@@ -163,10 +163,10 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
         if (track) kernels.minmax(n, values, &min, &max);
         std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
       } else if (track) {
-        kernels.quantize_track(n, ChannelGrid(grids, chunk.channel), layout.per_tensor, values, results, &min,
-                               &max);
+        kernels.quantize_track(n, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(), values,
+                               results, &min, &max);
       } else {
-        kernels.quantize(n, ChannelGrid(grids, chunk.channel), layout.per_tensor, values, results);
+        kernels.quantize(n, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(), values, results);
       }
       if (!passthrough) stage.Store(kernels, y + chunk.offset, n);
       if (track) {

@@ -89,10 +89,10 @@ cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, co
   const Ranges ranges{min, max, spec};
   const Pairs results{record.min, record.max};
   if (record.min == nullptr) {
-    return Launch(layout, FakeQuantWork<T, false>{x, ranges, layout.per_tensor, y, {}}, results, nullptr,
-                  stream);
+    return Launch(layout, FakeQuantWork<T, false>{x, ranges, layout.divides_by_scale(), y, {}}, results,
+                  nullptr, stream);
   }
-  return Launch(layout, FakeQuantWork<T, true>{x, ranges, layout.per_tensor, y, {}}, results, scratch,
+  return Launch(layout, FakeQuantWork<T, true>{x, ranges, layout.divides_by_scale(), y, {}}, results, scratch,
                 stream);
 }
 

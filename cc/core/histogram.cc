@@ -52,8 +52,8 @@ float HistogramGrid::High(int bin) { return -Low(2 * kSideBins - bin); }
 
 void CountBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const float* x,
                 int64_t* counts) {
-  const int64_t block_elements = plan.rows_per_block * plan.row_elements;
-  const int64_t begin = block * block_elements, end = std::min(layout.size(), begin + block_elements);
+  const int64_t begin = block * plan.block_elements;
+  const int64_t end = std::min(layout.size(), begin + plan.block_elements);
   // Bins first, which vectorises. Neighbours go to different tables: where they share a bin, as zeros do
   // behind a ReLU, one increment need not wait for the other.
   constexpr int64_t kChunk = 512;

@@ -17,13 +17,13 @@ struct ChannelLayout {
   int64_t outer = 1;
   int64_t channels = 1;
   int64_t inner = 1;
-  // One range for the whole tensor. Not the same as one channel: TensorFlow divides by the scale per
-  // tensor and multiplies with its inverse per channel.
-  bool per_tensor = true;
+  bool per_channel = channels > 1;  // also true of a tensor that has a channel axis of size 1
 
   int64_t size() const { return outer * channels * inner; }
   // Walked in rows of all channels, because one channel's neighbouring elements are few or alone.
-  bool interleaved() const { return !per_tensor && inner < kShortInner; }
+  bool interleaved() const { return per_channel && inner < kShortInner; }
+  // TensorFlow's per-tensor op divides by the scale, its per-channel op multiplies with the inverse.
+  bool divides_by_scale() const { return !per_channel; }
   // Elements of such a row.
   int64_t columns() const { return channels * inner; }
 };

@@ -21,7 +21,7 @@ class Granularity {
 
   tensorflow::Status Layout(const tensorflow::TensorShape& shape, core::ChannelLayout* layout) const {
     if (!per_channel_) {
-      *layout = {1, 1, shape.num_elements(), true};
+      *layout = {1, 1, shape.num_elements(), false};
       return tensorflow::OkStatus();
     }
     const int axis = axis_ < 0 ? axis_ + shape.dims() : axis_;
@@ -34,7 +34,7 @@ class Granularity {
                                                  shape.dim_size(axis), " channels on axis ", axis_,
                                                  " of x with shape ", shape.DebugString());
     }
-    *layout = {1, shape.dim_size(axis) / group_size_, group_size_, false};
+    *layout = {1, shape.dim_size(axis) / group_size_, group_size_, true};
     for (int i = 0; i < axis; ++i) layout->outer *= shape.dim_size(i);
     for (int i = axis + 1; i < shape.dims(); ++i) layout->inner *= shape.dim_size(i);
     return tensorflow::OkStatus();

@@ -73,10 +73,10 @@ class FakeQuantHistogramOp : public OpKernel {
     OP_REQUIRES(context, core::IsValid(range),
                 InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", range.min,
                                 " and max ", range.max));
-    core::GridTable grids(1);
-    grids.Set(0, core::MakeGrid(range, spec_));
     const ChannelLayout layout = per_tensor::Layout(x);
     const BlockPlan plan(layout);
+    core::GridTable grids(layout, plan);
+    grids.Set(0, core::MakeGrid(range, spec_));
     per_tensor::Record record;
     Tensor *y = nullptr, *counts = nullptr;
     if (grids.any_passthrough()) {

@@ -43,10 +43,10 @@ class FakeQuantLearnedOp : public OpKernel {
     const Tensor& x = context->input(0);
     std::optional<core::LearnedStep> step;
     OP_REQUIRES_OK(context, ReadStep(context, 1, spec_, &step));
-    core::GridTable grids(1);
-    grids.Set(0, step->grid());
     const ChannelLayout layout = per_tensor::Layout(x);
     const BlockPlan plan(layout);
+    core::GridTable grids(layout, plan);
+    grids.Set(0, step->grid());
     per_tensor::Record record;
     Tensor* y = nullptr;
     if (grids.any_passthrough()) {

@@ -35,7 +35,7 @@ inline core::ChannelLayout Layout(const tensorflow::Tensor& x) { return {1, 1, x
 // Calls body(begin, end) on ranges of blocks, on TensorFlow's threads.
 inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
                       int64_t cost_per_element, const std::function<void(int64_t, int64_t)>& body) {
-  ParallelFor(context, plan.num_blocks, plan.rows_per_block * plan.row_elements * cost_per_element, body);
+  ParallelFor(context, plan.num_blocks, plan.block_elements * cost_per_element, body);
 }
 
 // The record of a tensor: memory for its parts, and the two outputs that they are merged into.

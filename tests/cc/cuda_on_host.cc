@@ -166,7 +166,7 @@ template <typename T>
 Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_size, bool in_place) {
   const Plan plan(input.layout);
   const cuda::Ranges ranges{input.min.data(), input.max.data(), spec};
-  const bool per_tensor = input.layout.per_tensor;
+  const bool per_tensor = input.layout.divides_by_scale();
   Results<T> results(input.layout), untracked(input.layout), alone(input.layout);
   if (in_place) {
     results.y = input.x;
@@ -204,15 +204,11 @@ bool SumsAgree(const Case<T>& input, const std::vector<float>& a, const std::vec
 template <typename T>
 void CompareWithCpu(const char* type) {
   const ChannelLayout layouts[] = {
-      {1, 1, 0, true},        {1, 1, 1, true},       {1, 1, 255, true},
-      {1, 1, 300'001, true},                                            // per tensor
-      {0, 5, 7, false},       {4, 0, 3, false},      {6, 7, 0, false},  // empty
-      {5, 1, 40, false},      {1, 3, 70'001, false}, {33, 7, 1000, false},
-      {700, 3, 32, false},  // runs
-      {1, 9, 1, false},       {3, 600, 1, false},    {5000, 12, 1, false},
-      {900, 65, 1, false},  // columns
-      {1, 5000, 31, false},   {2, 700, 9, false},    {20'000, 2, 3, false},
-      {1, 100'000, 1, false},
+      {1, 1, 0, false},    {1, 1, 1, false},     {1, 1, 255, false},   {1, 1, 300'001, false},  // per tensor
+      {0, 5, 7, true},     {4, 0, 3, true},      {6, 7, 0, true},                               // empty
+      {5, 1, 40, true},    {1, 3, 70'001, true}, {33, 7, 1000, true},  {700, 3, 32, true},      // runs
+      {1, 9, 1, true},     {3, 600, 1, true},    {5000, 12, 1, true},  {900, 65, 1, true},      // columns
+      {1, 5000, 31, true}, {2, 700, 9, true},    {20'000, 2, 3, true}, {1, 100'000, 1, true},
   };
   unsigned seed = 0;
   for (const ChannelLayout& layout : layouts) {
@@ -242,7 +238,7 @@ void CompareWithCpu(const char* type) {
 
 void InvalidRangesGiveNan() {
   const Range invalid[] = {{1.0f, -1.0f}, {cuda::kNan, 1.0f}, {-kInfinity, kInfinity}, {2.0f, 2.0f}};
-  for (const ChannelLayout& layout : {ChannelLayout{1, 1, 5000, true}, ChannelLayout{40, 3, 1, false}}) {
+  for (const ChannelLayout& layout : {ChannelLayout{1, 1, 5000, false}, ChannelLayout{40, 3, 1, true}}) {
     for (const Range& range : invalid) {
       Case<float> input(layout, false, 0);
       std::fill(input.min.begin(), input.min.end(), range.min);
@@ -268,8 +264,8 @@ void ZerosOfBothSignsGiveOneRecord() {
 // Every element is visited once, and every partial is written once and read once, by its channel.
 void PlansCoverTheirTensors() {
   for (const ChannelLayout& layout :
-       {ChannelLayout{33, 7, 1000, false}, ChannelLayout{5000, 12, 3, false},
-        ChannelLayout{3, 70'000, 1, false}, ChannelLayout{1, 1, 1'000'003, true}}) {
+       {ChannelLayout{33, 7, 1000, true}, ChannelLayout{5000, 12, 3, true}, ChannelLayout{3, 70'000, 1, true},
+        ChannelLayout{1, 1, 1'000'003, false}}) {
     const Plan plan(layout);
     std::vector<int> visits(layout.size()), written(plan.num_partials), read(plan.num_partials);
     for (int64_t block = 0; block < plan.num_blocks; ++block) {
@@ -297,9 +293,9 @@ void PlansCoverTheirTensors() {
 // No memory is touched here, only places in it are computed.
 void TensorsMayHaveMoreThanTwoToThe31Elements() {
   for (const ChannelLayout& layout :
-       {ChannelLayout{1, 1, 5'000'000'019, true}, ChannelLayout{50'021, 100'000, 1, false},
-        ChannelLayout{70'001, 3, 20'011, false}, ChannelLayout{700'000'001, 2, 3, false},
-        ChannelLayout{1, 100'000, 40'001, false}}) {
+       {ChannelLayout{1, 1, 5'000'000'019, false}, ChannelLayout{50'021, 100'000, 1, true},
+        ChannelLayout{70'001, 3, 20'011, true}, ChannelLayout{700'000'001, 2, 3, true},
+        ChannelLayout{1, 100'000, 40'001, true}}) {
     const Plan plan(layout);
     int64_t count = 0, last = 0;
     for (int64_t block = 0; block < plan.num_blocks; ++block) {

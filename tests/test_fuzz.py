@@ -1,0 +1,72 @@
+"""20,000 random calls of every op: each is right or refused, none ends the process or hangs.
+
+The calls run in a process of their own, so that a crash is a failing test and not the end of pytest.
+"""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+CALLS = 20_000
+SECONDS = 600  # for all calls together; they take well under 150
+OPS = ("FakeQuant", "FakeQuantTrack", "FakeQuantGrad", "MinMax", "FitRange")
+SCRIPT = pathlib.Path(__file__).parent / "fuzz_ops.py"
+
+
+def run_calls(script, first, calls, progress, seconds):
+    """Outcomes by op, from op `first` on, until the process ends, and how it ended: None for well."""
+    progress.write_bytes(b" " * 64)
+    arguments = [sys.executable, str(script), str(progress), first, str(calls)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        end = f"did not end in {seconds} s"
+    else:
+        code = process.returncode
+        end = None if code == 0 else f"ended by {signal.Signals(-code).name if code < 0 else f'code {code}'}"
+    outcomes = {line["op"]: line for line in map(json.loads, output.splitlines())}
+    if end is not None:
+        end = f"{progress.read_text().strip() or 'start'}: {end}\n{errors[-3000:]}"
+    return outcomes, end
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What all calls came to, by op; an op that ended its process has the reason in place of counts."""
+    found, rest = {}, list(OPS)
+    while rest:
+        progress = tmp_path_factory.mktemp("fuzz") / "progress"
+        done, end = run_calls(SCRIPT, rest[0], CALLS, progress, SECONDS)
+        found |= done
+        rest = [op for op in rest if op not in done]
+        if rest:
+            found[rest.pop(0)] = end
+    return found
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_random_calls_are_right_or_refused(outcomes, op):
+    outcome = outcomes[op]
+    assert isinstance(outcome, dict), outcome
+    assert outcome["problems"] == []
+    assert outcome["right"] + outcome["refused"] == CALLS
+    # Both kinds in earnest: neither are most calls refused, nor are wrong arguments rare.
+    assert outcome["right"] > 0.5 * CALLS
+    assert outcome["refused"] > 0.05 * CALLS
+
+
+@pytest.mark.parametrize("how, told", [("os.abort()", "SIGABRT"), ("time.sleep(60)", "did not end in 2 s")])
+def test_a_crash_and_a_hang_are_told_with_the_call(tmp_path, how, told):
+    script = tmp_path / "bad.py"
+    script.write_text(f"import os, sys, time\nopen(sys.argv[1], 'w').write('MinMax 7')\n{how}\n")
+    outcomes, end = run_calls(script, "MinMax", 10, tmp_path / "progress", 2)
+    assert outcomes == {}
+    assert end.startswith("MinMax 7: ")
+    assert told in end
