@@ -30,6 +30,7 @@ INVALID = [(1, -1), (np.nan, 1), (-1, np.nan), (-1, np.inf), (-np.inf, np.inf), 
 # An axis that only an empty tensor can have: 256 TiB of channels, beyond any address space.
 HUGE = 2**46
 WRONG_BITS = [-(2**31), -1, 0, 1, 17, 31, 32, 2**31 - 1, 2**40]
+SMALL_FLOATS = [np.float16, tf.bfloat16.as_numpy_dtype]
 WRONG_TYPES = [np.float64, np.int32, np.bool_, np.complex64, np.str_]
 
 
@@ -96,7 +97,11 @@ def draw(name, index):
         if random.chance(0.05):
             axis = random.one_of([-(2**31), -7, -6, 5, 6, 2**31 - 1, 2**40])
         refused |= not -len(shape) <= axis < len(shape)
-    options |= {"per_channel": axis is not None, "axis": -1 if axis is None else axis}
+    group_size = 1
+    if axis is not None and random.chance(0.3):
+        group_size = int(random.generator.integers(1, 5))
+        refused = refused or shape[axis] % group_size != 0
+    options |= {"per_channel": axis is not None, "axis": -1 if axis is None else axis, "group_size": group_size}
     x = random.values(shape)
     arguments = [x]
     if name == "FakeQuantGrad":
@@ -109,10 +114,14 @@ def draw(name, index):
         with np.errstate(invalid="ignore"):
             arguments = [value.astype(random.one_of(WRONG_TYPES)) for value in arguments]
         refused = True
+    elif random.chance(0.3):
+        dtype = random.one_of(SMALL_FLOATS)
+        with np.errstate(over="ignore"):
+            arguments = [value.astype(dtype) for value in arguments]
     if name != "MinMax":
-        wanted = () if axis is None or refused else (shape[axis],)
+        wanted = () if axis is None or refused else (shape[axis] // group_size,)
         given = wanted
-        if random.chance(0.05) or wanted == (HUGE,):
+        if random.chance(0.05) or wanted > (HUGE // 8,):
             given = random.one_of([(), (1,), (2,), (3,), (7,), (0,), (1, 1), (2, 3)])
         low, high = random.range(given)
         refused |= given != wanted or not np.all(reference.is_valid(low, high))
@@ -120,24 +129,36 @@ def draw(name, index):
     return arguments, options, refused
 
 
-def same(got, expected):
-    """The same bits; all NaNs are one value."""
-    got, expected = np.asarray(got), np.asarray(expected, np.float32)
-    if got.shape != expected.shape or got.dtype != np.float32:
+def to_array(value):
+    """Of a tensor or an array; NumPy itself can't make one of a bfloat16 scalar tensor."""
+    return np.asarray(value.numpy() if tf.is_tensor(value) else value)
+
+
+def same(got, expected, dtype=np.float32):
+    """The same bits, after rounding what is expected to `dtype`; all NaNs are one value."""
+    got = to_array(got)
+    if got.shape != np.shape(expected) or got.dtype != dtype:
         return False
+    with np.errstate(over="ignore"):
+        got, expected = (np.asarray(value).astype(dtype).astype(np.float32) for value in (got, expected))
     equal = got.view(np.int32) == expected.view(np.int32)
     return bool(np.all(equal | (np.isnan(got) & np.isnan(expected))))
 
 
-def same_but_subnormals(got, expected):
+def same_but_subnormals(got, expected, dtype=np.float32):
     """The same, where a subnormal number may come out as it is or as 0: to every kernel it is 0. So is -0."""
     zero = np.float32(0)
-    return np.asarray(got).dtype == np.float32 and same(reference.flush(got) + zero, reference.flush(expected) + zero)
+    got = to_array(got)
+    if got.dtype != dtype:
+        return False
+    with np.errstate(over="ignore"):
+        got, expected = (np.asarray(value).astype(dtype).astype(np.float32) for value in (got, expected))
+    return same(reference.flush(got) + zero, reference.flush(expected) + zero)
 
 
 def close_sums(got, expected, size, x):
     """Float32 sums: each addition is off by at most half an epsilon of the sum of magnitudes."""
-    got = np.asarray(got)
+    got = to_array(got)
     with np.errstate(all="ignore"):
         close = np.abs(got - expected) <= x.size * np.finfo(np.float32).eps * size + 1e-37
     return got.shape == np.shape(expected) and bool(
@@ -148,21 +169,30 @@ def close_sums(got, expected, size, x):
 def is_right(name, results, arguments, options):
     """Whether the results are those of the reference."""
     options = dict(options)
-    if options.pop("per_channel", None) is False:
-        options["axis"] = None
     if name == "FitRange":
         expected = reference.fit_range(*arguments, **options)
         return all(same_but_subnormals(a, b) for a, b in zip(results, expected, strict=True))
+    per_channel, group_size = options.pop("per_channel"), options.pop("group_size")
+    tensors = 2 if name == "FakeQuantGrad" else 1
+    shape, dtype = arguments[0].shape, arguments[0].dtype
+    if per_channel:
+        # A group of channels is one channel of a tensor that has the rest of the axis in the next one.
+        axis = options["axis"] = options["axis"] % len(shape)
+        split = (*shape[:axis], shape[axis] // group_size, group_size, *shape[axis + 1 :])
+    else:
+        options["axis"], split = None, shape
+    arguments = [*(v.astype(np.float32).reshape(split) for v in arguments[:tensors]), *arguments[tensors:]]
     if name == "MinMax":
         return all(map(same, results, reference.min_max(*arguments, **options)))
     if name == "FakeQuantGrad":
         dx, *sums = reference.gradients(*arguments, **options)
-        return same_but_subnormals(results[0], dx) and all(
+        return same_but_subnormals(results[0], dx.reshape(shape), dtype) and all(
             close_sums(results[i + 1], sums[i], sums[i + 2], arguments[1]) for i in range(2)
         )
     y, *records = results if name == "FakeQuantTrack" else [results]
     expected = reference.min_max(arguments[0], axis=options["axis"])
-    return same(y, reference.fake_quant(*arguments, **options)) and all(map(same, records, expected))
+    y_expected = reference.fake_quant(*arguments, **options).reshape(shape)
+    return same(y, y_expected, dtype) and all(map(same, records, expected))
 
 
 def call(name, index):

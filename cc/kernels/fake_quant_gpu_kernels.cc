@@ -6,7 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "core/fake_quant_cuda.h"
-#include "kernels/fake_quant_common.h"
+#include "kernels/arguments.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {

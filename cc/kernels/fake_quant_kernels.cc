@@ -4,7 +4,8 @@
 #include <utility>
 
 #include "core/fake_quant.h"
-#include "kernels/fake_quant_common.h"
+#include "kernels/arguments.h"
+#include "kernels/blocks.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {
@@ -22,7 +23,6 @@ using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
 
-// Rough cycles per element, for TensorFlow's sharder.
 constexpr int64_t kCostPerElement = 2;
 
 // Core's type for a TensorFlow element type.
@@ -82,13 +82,6 @@ Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor*
   return tensorflow::OkStatus();
 }
 
-void ForEachBlock(OpKernelContext* context, const BlockPlan& plan, const std::function<void(int64_t)>& body) {
-  ParallelFor(context, plan.num_blocks, plan.block_elements * kCostPerElement,
-              [&](int64_t begin, int64_t end) {
-                for (int64_t block = begin; block < end; ++block) body(block);
-              });
-}
-
 template <typename T, bool kTrack>
 class FakeQuantOp : public OpKernel {
  public:
@@ -121,7 +114,7 @@ class FakeQuantOp : public OpKernel {
     }
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForEachBlock(context, plan, [&](int64_t block) {
+    ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
       core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
     });
     if (kTrack) {
@@ -163,7 +156,7 @@ class FakeQuantGradOp : public OpKernel {
     const auto* dy_data = Data<T>(dy);
     const auto* x_data = Data<T>(x);
     auto* dx_data = Data<T>(dx);
-    ForEachBlock(context, plan, [&](int64_t block) {
+    ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
       core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, dmin_partials,
                                dmax_partials);
     });
@@ -194,7 +187,7 @@ class MinMaxOp : public OpKernel {
     RecordPartials partials;
     OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
     const auto* x_data = Data<T>(x);
-    ForEachBlock(context, plan,
+    ForEachBlock(context, plan, kCostPerElement,
                  [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, partials); });
     core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
                        batch_max->flat<float>().data());

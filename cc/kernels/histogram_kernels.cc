@@ -4,6 +4,8 @@
 
 #include "core/histogram.h"
 #include "core/histogram_range.h"
+#include "kernels/arguments.h"
+#include "kernels/blocks.h"
 #include "kernels/per_tensor.h"
 
 namespace dqat {
@@ -19,7 +21,6 @@ using tensorflow::Status;
 using tensorflow::Tensor;
 using tensorflow::errors::InvalidArgument;
 
-// Rough cycles per element, for TensorFlow's sharder.
 constexpr int64_t kCostPerElement = 6;
 
 // Runs `visit` on each block after counting it, while it is in the cache; adds up the counts of all threads.
@@ -29,7 +30,7 @@ void CountBlocks(OpKernelContext* context, const ChannelLayout& layout, const Bl
   counts->flat<int64_t>().setZero();
   int64_t* total = counts->flat<int64_t>().data();
   std::mutex mutex;
-  per_tensor::ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+  ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> own(HistogramGrid::kBins);
     for (int64_t block = begin; block < end; ++block) {
       core::CountBlock(layout, plan, block, x, own.data());  // first: the visit may overwrite x
@@ -61,15 +62,14 @@ class HistogramOp : public OpKernel {
 
 class FakeQuantHistogramOp : public OpKernel {
  public:
-  explicit FakeQuantHistogramOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, per_tensor::ReadSpec(context, &spec_));
-  }
+  explicit FakeQuantHistogramOp(OpKernelConstruction* context)
+      : OpKernel(context), spec_(ReadSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
     core::Range range;
-    OP_REQUIRES_OK(context, per_tensor::ReadScalar(context->input(1), "min", &range.min));
-    OP_REQUIRES_OK(context, per_tensor::ReadScalar(context->input(2), "max", &range.max));
+    OP_REQUIRES_OK(context, ReadScalar(context->input(1), "min", &range.min));
+    OP_REQUIRES_OK(context, ReadScalar(context->input(2), "max", &range.max));
     OP_REQUIRES(context, core::IsValid(range),
                 InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", range.min,
                                 " and max ", range.max));
@@ -95,7 +95,7 @@ class FakeQuantHistogramOp : public OpKernel {
   }
 
  private:
-  core::QuantizerSpec spec_;
+  const core::QuantizerSpec spec_;
 };
 
 // What both kinds of range are found from.
@@ -110,8 +110,8 @@ struct Histogram {
     for (int bin = 0; bin < HistogramGrid::kBins; ++bin) {
       if (counts[bin] < 0) return InvalidArgument("counts must not be negative, got ", counts[bin]);
     }
-    TF_RETURN_IF_ERROR(per_tensor::ReadScalar(context->input(1), "min", &extremes.min));
-    TF_RETURN_IF_ERROR(per_tensor::ReadScalar(context->input(2), "max", &extremes.max));
+    TF_RETURN_IF_ERROR(ReadScalar(context->input(1), "min", &extremes.min));
+    TF_RETURN_IF_ERROR(ReadScalar(context->input(2), "max", &extremes.max));
     const bool contains_zero = extremes.min <= 0.0f && extremes.max >= 0.0f;
     if (!core::IsValid(extremes) || !(contains_zero || extremes.empty())) {
       return InvalidArgument("min and max must be finite and contain 0, got ", extremes.min, " and ",
@@ -141,8 +141,8 @@ class PercentileRangeOp : public OpKernel {
     Histogram histogram;
     double lower, upper;
     OP_REQUIRES_OK(context, histogram.Read(context));
-    OP_REQUIRES_OK(context, per_tensor::ReadScalar(context->input(3), "lower", &lower));
-    OP_REQUIRES_OK(context, per_tensor::ReadScalar(context->input(4), "upper", &upper));
+    OP_REQUIRES_OK(context, ReadScalar(context->input(3), "lower", &lower));
+    OP_REQUIRES_OK(context, ReadScalar(context->input(4), "upper", &upper));
     OP_REQUIRES(context, lower >= 0.0 && lower < 50.0 && upper > 50.0 && upper <= 100.0,
                 InvalidArgument("percentiles must be 0 <= lower < 50 < upper <= 100, got lower ", lower,
                                 " and upper ", upper));
@@ -153,11 +153,8 @@ class PercentileRangeOp : public OpKernel {
 
 class MinimumErrorRangeOp : public OpKernel {
  public:
-  explicit MinimumErrorRangeOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, per_tensor::ReadSpec(context, &spec_));
-    OP_REQUIRES_OK(context, context->GetAttr("symmetric", &spec_.symmetric));
-    OP_REQUIRES_OK(context, context->GetAttr("power_of_two", &spec_.power_of_two));
-  }
+  explicit MinimumErrorRangeOp(OpKernelConstruction* context)
+      : OpKernel(context), spec_(ReadFitSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     Histogram histogram;
@@ -167,7 +164,7 @@ class MinimumErrorRangeOp : public OpKernel {
   }
 
  private:
-  core::QuantizerSpec spec_;
+  const core::QuantizerSpec spec_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("Dqat>Histogram").Device(tensorflow::DEVICE_CPU), HistogramOp);

@@ -2,6 +2,8 @@
 #include <optional>
 
 #include "core/learned_step.h"
+#include "kernels/arguments.h"
+#include "kernels/blocks.h"
 #include "kernels/per_tensor.h"
 
 namespace dqat {
@@ -16,7 +18,6 @@ using tensorflow::Status;
 using tensorflow::Tensor;
 using tensorflow::errors::InvalidArgument;
 
-// Rough cycles per element, for TensorFlow's sharder.
 constexpr int64_t kCostPerElement = 3;
 
 // The step that inputs `index` and `index + 1` (step and signed) describe.
@@ -24,8 +25,8 @@ Status ReadStep(OpKernelContext* context, int index, const core::QuantizerSpec& 
                 std::optional<core::LearnedStep>* step) {
   float size;
   bool is_signed;
-  TF_RETURN_IF_ERROR(per_tensor::ReadScalar(context->input(index), "step", &size));
-  TF_RETURN_IF_ERROR(per_tensor::ReadScalar(context->input(index + 1), "signed", &is_signed));
+  TF_RETURN_IF_ERROR(ReadScalar(context->input(index), "step", &size));
+  TF_RETURN_IF_ERROR(ReadScalar(context->input(index + 1), "signed", &is_signed));
   step->emplace(size, is_signed, spec);
   if (!(*step)->valid()) {
     return InvalidArgument("step must be positive and finite (or 0 while it is not known), got ", size);
@@ -35,9 +36,7 @@ Status ReadStep(OpKernelContext* context, int index, const core::QuantizerSpec& 
 
 class FakeQuantLearnedOp : public OpKernel {
  public:
-  explicit FakeQuantLearnedOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, per_tensor::ReadSpec(context, &spec_));
-  }
+  explicit FakeQuantLearnedOp(OpKernelConstruction* context) : OpKernel(context), spec_(ReadSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -57,7 +56,7 @@ class FakeQuantLearnedOp : public OpKernel {
     OP_REQUIRES_OK(context, record.Allocate(context, plan, 1));
     const float* x_data = x.flat<float>().data();
     float* y_data = y->flat<float>().data();
-    per_tensor::ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
       }
@@ -66,14 +65,13 @@ class FakeQuantLearnedOp : public OpKernel {
   }
 
  private:
-  core::QuantizerSpec spec_;
+  const core::QuantizerSpec spec_;
 };
 
 class FakeQuantLearnedGradOp : public OpKernel {
  public:
-  explicit FakeQuantLearnedGradOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, per_tensor::ReadSpec(context, &spec_));
-  }
+  explicit FakeQuantLearnedGradOp(OpKernelConstruction* context)
+      : OpKernel(context), spec_(ReadSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
@@ -84,7 +82,7 @@ class FakeQuantLearnedGradOp : public OpKernel {
     std::optional<core::LearnedStep> step;
     int64_t elements;
     OP_REQUIRES_OK(context, ReadStep(context, 2, spec_, &step));
-    OP_REQUIRES_OK(context, per_tensor::ReadScalar(context->input(4), "elements", &elements));
+    OP_REQUIRES_OK(context, ReadScalar(context->input(4), "elements", &elements));
     Tensor *dx = nullptr, *dstep = nullptr, memory;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0, 1}, 0, x.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, {}, &dstep));
@@ -95,7 +93,7 @@ class FakeQuantLearnedGradOp : public OpKernel {
     const float* x_data = x.flat<float>().data();
     float* dx_data = dx->flat<float>().data();
     float* partials = memory.flat<float>().data();
-    per_tensor::ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         core::LearnedStepGradBlock(layout, plan, block, *step, dy_data, x_data, dx_data, partials);
       }
@@ -106,7 +104,7 @@ class FakeQuantLearnedGradOp : public OpKernel {
   }
 
  private:
-  core::QuantizerSpec spec_;
+  const core::QuantizerSpec spec_;
 };
 
 REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantLearned").Device(tensorflow::DEVICE_CPU), FakeQuantLearnedOp);

@@ -1,42 +1,13 @@
-// What the kernels of one range per tensor share: reading their options and inputs, walking the blocks.
+// What the kernels of one range per tensor share.
 #ifndef DQAT_KERNELS_PER_TENSOR_H_
 #define DQAT_KERNELS_PER_TENSOR_H_
-
-#include <cstdint>
-#include <functional>
 
 #include "core/fake_quant.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat::per_tensor {
 
-// Reads num_bits and narrow_range.
-inline tensorflow::Status ReadSpec(tensorflow::OpKernelConstruction* context, core::QuantizerSpec* spec) {
-  TF_RETURN_IF_ERROR(context->GetAttr("num_bits", &spec->num_bits));
-  TF_RETURN_IF_ERROR(context->GetAttr("narrow_range", &spec->narrow_range));
-  if (spec->num_bits < 2 || spec->num_bits > 16) {
-    return tensorflow::errors::InvalidArgument("num_bits must be 2 to 16, got ", spec->num_bits);
-  }
-  return tensorflow::OkStatus();
-}
-
-template <typename T>
-tensorflow::Status ReadScalar(const tensorflow::Tensor& tensor, const char* name, T* value) {
-  if (tensor.dims() != 0) {
-    return tensorflow::errors::InvalidArgument(name, " must be a scalar, got shape ",
-                                               tensor.shape().DebugString());
-  }
-  *value = tensor.scalar<T>()();
-  return tensorflow::OkStatus();
-}
-
 inline core::ChannelLayout Layout(const tensorflow::Tensor& x) { return {1, 1, x.NumElements()}; }
-
-// Calls body(begin, end) on ranges of blocks, on TensorFlow's threads.
-inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
-                      int64_t cost_per_element, const std::function<void(int64_t, int64_t)>& body) {
-  ParallelFor(context, plan.num_blocks, plan.block_elements * cost_per_element, body);
-}
 
 // The record of a tensor: memory for its parts, and the two outputs that they are merged into.
 class Record {

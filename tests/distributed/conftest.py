@@ -25,16 +25,21 @@ def launch(processes, *command, environment=None):
 
 @pytest.fixture(scope="session")
 def run_scenario(tmp_path_factory):
-    """Runs a scenario on a number of processes; gives what each rank found. Runs it once per arguments."""
+    """Runs a scenario on a number of processes; gives what each rank found, and Horovod's timeline of the run.
+
+    Runs it once per arguments.
+    """
     results = {}
 
-    def run(name, processes, mode="delayed", environment=()):
-        key = (name, processes, mode, environment)
+    def run(name, processes, mode="delayed"):
+        key = (name, processes, mode)
         if key not in results:
             folder = tmp_path_factory.mktemp(f"{name}_{processes}_{mode}")
-            done = launch(processes, str(SCENARIOS), name, mode, str(folder), environment=dict(environment))
+            timeline = folder / "timeline.json"
+            environment = {"HOROVOD_TIMELINE": str(timeline)}
+            done = launch(processes, str(SCENARIOS), name, mode, str(folder), environment=environment)
             assert done.returncode == 0, done.stdout + done.stderr
-            results[key] = [dict(np.load(folder / f"{rank}.npz")) for rank in range(processes)]
+            results[key] = [{**np.load(folder / f"{rank}.npz"), "timeline": timeline} for rank in range(processes)]
         return results[key]
 
     return run

@@ -59,19 +59,17 @@ def range_collectives(timeline):
     return [name for name in ran if name.startswith(("dqat.ranges", "dqat.range."))]
 
 
-def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario, tmp_path):
-    timeline = tmp_path / "timeline.json"
-    first, _ = run_scenario("training", 2, "delayed", (("HOROVOD_TIMELINE", str(timeline)),))
-    assert range_collectives(timeline) == ["dqat.ranges"] * 20
+def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario):
+    first, _ = run_scenario("training", 2, "delayed")
+    assert range_collectives(first["timeline"]) == ["dqat.ranges"] * 20
     assert first["collectives"] == 1
 
 
-def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_scenario, tmp_path):
-    timeline = tmp_path / "timeline.json"
-    first, _ = run_scenario("training", 2, "exact", (("HOROVOD_TIMELINE", str(timeline)),))
+def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_scenario):
+    first, _ = run_scenario("training", 2, "exact")
     outside_recurrence = int(first["quantizers"]) - 4  # two LSTMs with two states each
     assert first["collectives"] == outside_recurrence + 1
-    ran = range_collectives(timeline)
+    ran = range_collectives(first["timeline"])
     assert len(ran) == 20 * (outside_recurrence + 1)
     assert ran.count("dqat.ranges") == ran.count("dqat.range.relu.output") == 20
 
@@ -88,11 +86,9 @@ def test_split_tensors_give_the_histograms_and_ranges_of_the_whole(run_scenario,
         assert rank["collectives"] == (2 if mode == "delayed" else 3 * 2 + 1)
 
 
-def test_histograms_cost_one_collective_more_a_step(run_scenario, tmp_path):
-    timeline = tmp_path / "timeline.json"
-    scenario = ("training_with_percentiles", 2, "delayed", (("HOROVOD_TIMELINE", str(timeline)),))
-    first, second = run_scenario(*scenario)
-    assert sorted(range_collectives(timeline)) == ["dqat.ranges"] * 20 + ["dqat.ranges.counts"] * 20
+def test_histograms_cost_one_collective_more_a_step(run_scenario):
+    first, second = run_scenario("training_with_percentiles", 2)
+    assert sorted(range_collectives(first["timeline"])) == ["dqat.ranges"] * 20 + ["dqat.ranges.counts"] * 20
     assert first["collectives"] == second["collectives"] == 2
     np.testing.assert_array_equal(bits(first["ranges"]), bits(second["ranges"]))
     assert first["identical"].all()

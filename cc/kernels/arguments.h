@@ -1,6 +1,6 @@
-// What the OpKernels of all devices share: attributes and checks of shapes.
-#ifndef DQAT_KERNELS_FAKE_QUANT_COMMON_H_
-#define DQAT_KERNELS_FAKE_QUANT_COMMON_H_
+// What an operation is given, read and checked: attributes, shapes and scalars. For kernels of all devices.
+#ifndef DQAT_KERNELS_ARGUMENTS_H_
+#define DQAT_KERNELS_ARGUMENTS_H_
 
 #include <cstdint>
 
@@ -65,7 +65,7 @@ inline core::QuantizerSpec ReadSpec(tensorflow::OpKernelConstruction* context) {
   return spec;
 }
 
-// With the attributes that only Dqat>FitRange has.
+// With the attributes of the operations that fit ranges.
 inline core::QuantizerSpec ReadFitSpec(tensorflow::OpKernelConstruction* context) {
   core::QuantizerSpec spec = ReadSpec(context);
   const auto read = [&]() -> tensorflow::Status {
@@ -93,6 +93,16 @@ inline tensorflow::Status CheckSameShape(const char* names, const tensorflow::Te
                                              a.shape().DebugString(), " and ", b.shape().DebugString());
 }
 
+template <typename T>
+tensorflow::Status ReadScalar(const tensorflow::Tensor& tensor, const char* name, T* value) {
+  if (tensor.dims() != 0) {
+    return tensorflow::errors::InvalidArgument(name, " must be a scalar, got shape ",
+                                               tensor.shape().DebugString());
+  }
+  *value = tensor.scalar<T>()();
+  return tensorflow::OkStatus();
+}
+
 }  // namespace dqat
 
-#endif  // DQAT_KERNELS_FAKE_QUANT_COMMON_H_
+#endif  // DQAT_KERNELS_ARGUMENTS_H_
