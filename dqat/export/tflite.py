@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.lite.python import convert as tflite_convert
 from tensorflow.lite.python.optimize import calibrator
 
-from dqat import native
+from dqat import integer
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import gate_weights, inference_graph
 from dqat.keras_api import keras
@@ -89,17 +89,20 @@ def _convert(graph: keras.Model) -> bytes:
     return tf.lite.TFLiteConverter.from_keras_model(graph).convert()
 
 
+def _parameters(quantizer: Quantizer) -> dict[str, np.ndarray]:
+    """Scale, zero point and nudged range of what the quantizer uses now."""
+    low, high = (part.numpy() for part in quantizer.range())
+    spec = quantizer.spec
+    return integer.quantization_parameters(low, high, num_bits=spec.num_bits, narrow_range=spec.narrow_range)
+
+
 def _nudged(quantizer: Quantizer) -> tuple[float, float]:
-    low, high = quantizer.range()
-    found = native.module.quantization_parameters(low.numpy(), high.numpy(), num_bits=quantizer.spec.num_bits)
+    found = _parameters(quantizer)
     return float(found["nudged_min"]), float(found["nudged_max"])
 
 
 def _expected(quantizer: Quantizer) -> tuple[float, int]:
-    low, high = quantizer.range()
-    found = native.module.quantization_parameters(
-        low.numpy(), high.numpy(), num_bits=quantizer.spec.num_bits, narrow_range=quantizer.spec.narrow_range
-    )
+    found = _parameters(quantizer)
     return float(found["scale"]), int(found["zero_point"])
 
 
@@ -191,7 +194,7 @@ def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:
     values, ranges = layer.quantized_weights(), layer.weight_ranges()
     for role, spec in layer.weight_specs().items():
         low, high = ranges[role]
-        scale = native.module.quantization_parameters(
+        scale = integer.quantization_parameters(
             low.numpy(), high.numpy(), num_bits=spec.num_bits, narrow_range=spec.narrow_range
         )["scale"]
         if spec.axis is not None:
