@@ -1,0 +1,21 @@
+"""Which layer is quantized how: one table from layer class to rule."""
+
+from dqat.keras_api import keras
+from dqat.rules import activations, dense, recurrent, shape
+from dqat.rules.context import Context, Rule, refuse
+
+#: Exact classes, not subclasses: a subclass may compute anything.
+RULES: dict[type, Rule] = activations.RULES | dense.RULES | recurrent.RULES | shape.RULES
+
+
+def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers.Layer]:
+    """The layers that stand for `layer`.
+
+    Raises:
+        UnsupportedLayerError: where no rule fits; the message names the layer.
+    """
+    rule = RULES.get(type(layer))
+    if rule is None:
+        known = ", ".join(sorted(cls.__name__ for cls in RULES))
+        raise refuse(layer, "this layer is not supported yet", f"Supported: {known}")
+    return rule(layer, context)
