@@ -78,11 +78,11 @@ $(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
 	touch $@
 
 $(VENV)/dqat.stamp: $(VENV)/horovod.stamp $(SOURCES)
-	python -m pip install -q --no-build-isolation -e '.[horovod,launch,test]'
+	python -m pip install -q --no-build-isolation -e '.[horovod,test]'
 	touch $@
 
 $(VENV)/bench.stamp: $(VENV)/dqat.stamp
-	python -m pip install -q --no-build-isolation -e '.[horovod,launch,test,bench]'
+	python -m pip install -q --no-build-isolation -e '.[horovod,test,bench]'
 	touch $@
 
 $(DATA): launch/fetch_data.py $(VENV)/venv.stamp

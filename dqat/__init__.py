@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dqat import distribute, integer, layers, observers, ops, quantizers
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
+    from dqat.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
     from dqat.model import ranges
     from dqat.parity import ParityReport, verify
     from dqat.quantize import quantize_model
@@ -22,10 +23,14 @@ _NAMES = {
     "ExportError": "export",
     "ExportReport": "export",
     "ParityReport": "parity",
+    "TfliteFile": "inspection",
+    "TfliteFileError": "inspection",
     "QuantizerSpec": "specs",
     "Scheme": "specs",
     "UnsupportedLayerError": "rules",
+    "compare_tflite": "inspection",
     "coverage": "coverage_report",
+    "inspect_tflite": "inspection",
     "export_tflite": "export",
     "quantize_model": "quantize",
     "ranges": "model",
@@ -62,11 +67,15 @@ __all__ = [
     "ParityReport",
     "QuantizerSpec",
     "Scheme",
+    "TfliteFile",
+    "TfliteFileError",
     "UnsupportedLayerError",
     "build_info",
+    "compare_tflite",
     "coverage",
     "distribute",
     "export_tflite",
+    "inspect_tflite",
     "integer",
     "layers",
     "observers",

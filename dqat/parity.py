@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from dqat.inspection import inspect_tflite
 from dqat.keras_api import keras
 from dqat.model import require_quantized
 
@@ -120,9 +121,11 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
 
     Raises:
         TypeError: for a model that is not quantized.
+        TfliteFileError: for a damaged file.
         ValueError: for a file that is no int8 model with one input and one output, or no samples.
     """
     require_quantized(model)
+    inspect_tflite(path)
     runner = Runner(path)
     simulated, integers = [], []
     for batch in _batches(data):

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 import dqat
+from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 
 
@@ -34,7 +35,7 @@ def test_a_range_cut_to_a_third_shows(speech, trained, exported, tmp_path):
     ):
         flatbuffer.tensor(index).quantization.scale = flatbuffer.tensor(index).quantization.scale / 3
     path = tmp_path / "cut.tflite"
-    path.write_bytes(flatbuffer.to_bytes())
+    path.write_bytes(checksum.seal(flatbuffer))
     parity = dqat.verify(trained, path, speech[1][0][:50])
     assert parity.within_1_lsb < 0.5
 
@@ -53,5 +54,5 @@ def test_wrong_arguments_are_refused(speech, trained, exported, tmp_path):
         dqat.verify(trained, exported.path, speech[1][0][:0])
     broken = tmp_path / "broken.tflite"
     broken.write_bytes(b"no model")
-    with pytest.raises(ValueError, match="broken.tflite is no TFLite model"):
+    with pytest.raises(ValueError, match="broken.tflite is no TFLite file"):
         dqat.verify(trained, broken, speech[1][0][:1])

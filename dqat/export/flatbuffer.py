@@ -7,6 +7,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 _OPERATORS = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+_TYPE_NAMES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
 _NUMPY_TYPES = {
     schema.TensorType.INT8: np.int8,
     schema.TensorType.INT16: np.int16,
@@ -51,6 +52,11 @@ class Flatbuffer:
         code = self.model.operatorCodes[operator.opcodeIndex]
         # Files of before 2020 keep small codes in a field of one byte.
         return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+    @staticmethod
+    def type_name(code: int) -> str:
+        """The name of a tensor's type, such as INT8."""
+        return _TYPE_NAMES[code]
 
     def lstms(self) -> list[Any]:
         """The fused LSTM operators."""
@@ -109,6 +115,26 @@ class Flatbuffer:
     def set_scale(self, index: int, scale: float) -> None:
         """Replaces the scale of a tensor that is quantized per tensor."""
         self.tensor(index).quantization.scale = np.array([scale], np.float32)
+
+    def set_metadata(self, name: str, content: bytes) -> None:
+        """Sets an entry that interpreters ignore."""
+        self.model.metadata = self.model.metadata or []
+        place = next((entry.buffer for entry in self.model.metadata if entry.name == name.encode()), None)
+        if place is None:
+            place = len(self.model.buffers)
+            self.model.buffers.append(schema.BufferT())
+            entry = schema.MetadataT()
+            entry.name, entry.buffer = name.encode(), place
+            self.model.metadata.append(entry)
+        self.model.buffers[place].data = np.frombuffer(content, np.uint8)
+
+    def metadata(self) -> dict[str, bytes]:
+        """The file's metadata, by name."""
+        buffers = self.model.buffers
+        return {
+            entry.name.decode(): b"" if buffers[entry.buffer].data is None else bytes(buffers[entry.buffer].data)
+            for entry in self.model.metadata or []
+        }
 
     def drop_unused_buffers(self) -> None:
         """Empties buffers that no tensor refers to: the quantizer leaves some, with undefined contents."""

@@ -11,6 +11,7 @@ from tensorflow.lite.python import convert as tflite_convert
 from tensorflow.lite.python.optimize import calibrator
 
 from dqat import integer
+from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import gate_weights, inference_graph
 from dqat.keras_api import keras
@@ -71,7 +72,7 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     _require_ranges(model)
     flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model))))
     parameters = _settle(model, flatbuffer)
-    content, path = flatbuffer.to_bytes(), pathlib.Path(path)
+    content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     _write_atomically(path, content)
     return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters)
 

@@ -1,0 +1,126 @@
+import json
+import random
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+from dqat.cli import app
+from dqat.keras_api import keras
+
+
+@pytest.fixture
+def dqat_command():
+    """Calls `dqat` with arguments in this process: gives exit status, standard output, standard error."""
+
+    def call(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def assert_one_line_error(found):
+    status, out, err = found
+    assert (status, out) == (2, "")
+    assert err.startswith("dqat: ") and err.count("\n") == 1
+
+
+def damaged_files(content, count):
+    """Truncated, bit-flipped and random files, in turn."""
+    rng = random.Random(0)
+    for number in range(count):
+        kind = number % 3
+        if kind == 0:
+            yield content[: rng.randrange(len(content))]
+        elif kind == 1:
+            flipped = bytearray(content)
+            for _ in range(rng.choice((1, 8, 64))):
+                flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+            yield bytes(flipped)
+        else:
+            head = rng.randbytes(4) + b"TFL3" if number % 2 else b""
+            yield head + rng.randbytes(rng.randrange(5000))
+
+
+def test_a_thousand_damaged_files_give_one_line_and_exit_status_2(exported, tmp_path, dqat_command):
+    path = tmp_path / "damaged.tflite"
+    for content in damaged_files(exported.path.read_bytes(), 1000):
+        path.write_bytes(content)
+        assert_one_line_error(dqat_command("inspect", path))
+        assert_one_line_error(dqat_command("compare", exported.path, path))
+        assert_one_line_error(dqat_command("verify", "model.keras", path, "samples.npy"))
+
+
+def test_damaged_files_without_a_checksum_never_end_the_process(exported, tmp_path, dqat_command):
+    content = exported.path.read_bytes()
+    foreign = content.replace(b"dqat.sha256:", b"another.tool")
+    path = tmp_path / "damaged.tflite"
+    statuses = set()
+    for damaged in damaged_files(foreign, 300):
+        path.write_bytes(damaged)
+        found = dqat_command("inspect", path)
+        statuses.add(found[0])
+        if found[0]:
+            assert_one_line_error(found)
+    assert statuses == {0, 2}  # a flipped bit of a weight leaves a file like any other
+
+
+def test_files_that_are_not_there_give_one_line(tmp_path, dqat_command):
+    assert_one_line_error(dqat_command("inspect", tmp_path / "missing.tflite"))
+    assert_one_line_error(dqat_command("export", tmp_path / "missing.keras", tmp_path / "out.tflite"))
+
+
+def test_inspect_prints_operators_and_says_that_all_are_integer(exported, dqat_command):
+    status, out, _ = dqat_command("inspect", exported.path)
+    assert status == 0
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in out
+    assert "integer only" in out
+
+
+def test_inspect_as_json_has_every_scale(exported, dqat_command):
+    _, out, _ = dqat_command("inspect", exported.path, "--json")
+    tensors = json.loads(out)["subgraphs"][0]["tensors"]
+    scales = {scale for tensor in tensors for scale in tensor["scales"]}
+    assert {scale for scale, _ in exported.parameters.values()} <= scales
+
+
+def test_compare_ends_with_1_where_files_differ(exported, tmp_path, dqat_command):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other = tmp_path / "other.tflite"
+    other.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    assert dqat_command("compare", exported.path, exported.path)[0] == 0
+    status, out, _ = dqat_command("compare", exported.path, other, "--json")
+    assert status == 1
+    assert json.loads(out)[0]["where"] == "operator 0"
+
+
+def test_a_saved_model_is_quantized_exported_and_verified_from_the_shell(
+    float_trained, trained, speech, tmp_path, dqat_command
+):
+    float_trained.save(tmp_path / "float.keras")
+    trained.save(tmp_path / "trained.keras")
+    np.save(tmp_path / "samples.npy", speech[1][0][:20])
+
+    status, out, err = dqat_command("quantize", tmp_path / "float.keras", tmp_path / "qat.keras")
+    assert status == 0, err
+    assert "cell_state" in out
+    assert_one_line_error(dqat_command("export", tmp_path / "qat.keras", tmp_path / "qat.tflite"))  # not trained yet
+    status, _, err = dqat_command("export", tmp_path / "trained.keras", tmp_path / "model.tflite")
+    assert status == 0, err
+    verify = ("verify", tmp_path / "trained.keras", tmp_path / "model.tflite", tmp_path / "samples.npy")
+    status, out, err = dqat_command(*verify, "--json", "--within-1-lsb", "0.99")
+    assert status == 0, err
+    assert json.loads(out)["within_1_lsb"] >= 0.99
+    assert dqat_command(*verify, "--within-1-lsb", "1.0")[0] in (0, 1)
+
+
+def test_doctor_tries_what_it_reports(dqat_command):
+    status, out, _ = dqat_command("doctor", "--json")
+    states = {check["what"]: check["state"] for check in json.loads(out)}
+    assert status == 0
+    assert {states[what] for what in ("Python", "TensorFlow", "dqat's ops", "Horovod")} == {"works"}
+    assert states["CUDA"] in ("works", "missing")
