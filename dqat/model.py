@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedLayer
-from dqat.quantizers import Quantizer
+from dqat.quantizers import PER_REPLICA, Quantizer
 from dqat.range_sync import RangeSync
+from dqat.schedule import Schedule
 
 
 @register("dqat")
@@ -39,10 +41,18 @@ class QuantizedModel(keras.Model):
         on_nonfinite: str = "raise",
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self._schedule_state = self.add_weight(
+            name="range_schedule",
+            shape=[len(Schedule.INITIAL)],
+            dtype=tf.int64,
+            initializer=lambda shape, dtype, **_: tf.constant(Schedule.INITIAL, dtype),
+            **PER_REPLICA,
+        )
         self._connect(RangeSync(range_sync, on_nonfinite))
 
     def _connect(self, range_sync: RangeSync) -> None:
         self.range_sync = range_sync
+        range_sync.schedule = Schedule(self._schedule_state)
         range_sync.quantizers = []
         for path, quantizer in named_quantizers(self):
             quantizer.path = path
@@ -51,8 +61,20 @@ class QuantizedModel(keras.Model):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
-        with self.range_sync.step():
+        with self.range_sync.step(training):
             return super().call(inputs, training=training, mask=mask)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Keras' own step, but for the weights' update, which a NaN or an Inf on any replica holds back."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(x, y, y_pred, sample_weight)
+        self._validate_target_and_loss(y, loss)
+        compute = getattr(self.optimizer, "compute_gradients", None) or self.optimizer._compute_gradients
+        gradients, variables = zip(*compute(loss, self.trainable_variables, tape=tape), strict=True)
+        self.optimizer.apply_gradients(zip(self.range_sync.hold_back(gradients), variables, strict=True))
+        return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _trackable_children(self, *arguments: Any, **options: Any) -> Any:
         # Keras writes a SavedModel from here, each layer's call, for training too, in a function of its own.

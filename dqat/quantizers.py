@@ -10,6 +10,13 @@ from dqat.observers import EMPTY, Fixed, LearnedStep, MovingAverage, Observer, R
 from dqat.range_sync import RangeSync
 from dqat.specs import QuantizerSpec
 
+#: Options of variables that every replica updates for itself, with the same reduced records and so to the same
+#: bits. A checkpoint holds the first replica's, and gives it to all.
+PER_REPLICA = {
+    "trainable": False,
+    "synchronization": tf.VariableSynchronization.ON_READ,
+    "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+}
 #: A learned step that an optimizer's update would bring below this stays here.
 _SMALLEST_STEP = 2.0**-24
 
@@ -72,7 +79,8 @@ class Quantizer(keras.layers.Layer):
             self.counts = self._add_integers("counts", [ops.HISTOGRAM_BINS])
             self.lowest, self.highest = self._add_floats(zip(("lowest", "highest"), EMPTY, strict=True), [])
         if isinstance(self.observer, LearnedStep):
-            (self.step,) = self._add_floats([("step", 0.0)], [], trainable=True, constraint=_not_negative)
+            trained = {"trainable": True, "synchronization": tf.VariableSynchronization.AUTO}
+            (self.step,) = self._add_floats([("step", 0.0)], [], **trained, constraint=_not_negative)
         super().build(input_shape)
 
     def _add_floats(self, starts: Any, shape: list[int], **options: Any) -> list[tf.Variable]:
@@ -83,14 +91,14 @@ class Quantizer(keras.layers.Layer):
                 dtype=tf.float32,
                 initializer=keras.initializers.Constant(value),
                 experimental_autocast=False,
-                **{"trainable": False, **options},
+                **{**PER_REPLICA, **options},
             )
             for name, value in starts
         ]
 
     def _add_integers(self, name: str, shape: list[int]) -> tf.Variable:
         return self.add_weight(
-            name=f"{self.name}_{name}", shape=shape, dtype=tf.int64, initializer="zeros", trainable=False
+            name=f"{self.name}_{name}", shape=shape, dtype=tf.int64, initializer="zeros", **PER_REPLICA
         )
 
     def range(self) -> Range:
@@ -197,15 +205,10 @@ class Quantizer(keras.layers.Layer):
         return (*extremes, tf.zeros_like(self.counts)) if self.observer.needs_counts else extremes
 
     def observe(self, record: Record) -> Range:
-        """Updates the range with a reduced record; returns it, unfitted."""
-        low, high = tf.minimum(record[0], 0.0), tf.maximum(record[1], 0.0)
-        empty = record[0] > record[1]
-        extremes = tf.where(empty, record[0], low), tf.where(empty, record[1], high)
+        """Updates the range with a reduced record that contains 0 or is empty; returns it, unfitted."""
         before = self.min.read_value(), self.max.read_value()
-        if self.observer.needs_counts:
-            updated = self._observe_counts((*extremes, record[2]))
-        else:
-            updated = self.observer.update(before, extremes)
+        counted = self.observer.needs_counts
+        updated = self._observe_counts(record) if counted else self.observer.update(before, record)
         if isinstance(self.observer, LearnedStep):
             self._adapt_step(before, updated)
         self.min.assign(updated[0])

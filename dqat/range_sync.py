@@ -4,17 +4,24 @@ All records of a step travel as one vector [max, -min], for which one Max all-re
 over the values of all replicas, to the bit. The histograms of observers that need counts travel as a second
 vector, of integers, in one Sum all-reduce, which is exact too; without such observers there is none. Who
 reduces is not known here: `dqat.distribute` brings the functions.
+
+The reduction starts when the forward pass has its records. Only the observers wait for it, and the weights'
+update, which a NaN on any replica must hold back; the backward pass runs beside it.
 """
 
 import contextlib
 import contextvars
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from dqat import replica_context
 from dqat.observers import Range, Record, merge_records
+from dqat.range_update import Extremes, Observing, emptied, owners, pack, pack_counts, unpack, update
+from dqat.schedule import Schedule
 
 MODES = ("delayed", "exact", "off")
 ON_NONFINITE = ("raise", "skip")
@@ -32,21 +39,6 @@ class Reductions(NamedTuple):
 
 
 _current: contextvars.ContextVar[Reductions | None] = contextvars.ContextVar("dqat_reductions", default=None)
-
-
-class Observing(Protocol):
-    """What a quantizer looks like from here."""
-
-    path: str
-
-    def empty_record(self) -> Record:
-        """A record of nothing, in the shape of this quantizer's range."""
-
-    def observe(self, record: Record) -> Range:
-        """Updates the range with a record and returns the new one."""
-
-    def count_skipped(self, bad: tf.Tensor) -> None:
-        """Counts a record that was left out."""
 
 
 @contextlib.contextmanager
@@ -74,39 +66,17 @@ def _current_reductions() -> Reductions | None:
             "        model = dqat.quantize_model(...)"
         )
     if tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        raise NotImplementedError(
-            "range sync over tf.distribute strategies is not there yet: use Horovod (horovodrun -np N)"
-        )
+        # A plain tf.distribute script: its strategy is all that is needed.
+        return Reductions(replica_context.all_reduce_max, replica_context.all_reduce_sum)
     return None
 
 
-def pack(records: Sequence[Record]) -> tf.Tensor:
-    """The extremes of records as one vector [max..., -min...] per quantizer, one after the other."""
-    return tf.concat([tf.reshape(part, [-1]) for low, high, *_ in records for part in (high, -low)], axis=0)
+class _Step(threading.local):
+    """What a forward pass under way has collected: MirroredStrategy traces each replica in a thread of its own."""
 
-
-def unpack(vector: tf.Tensor, like: Sequence[Record]) -> list[Range]:
-    """The inverse of `pack`; `like` gives the shapes."""
-    sizes = [low.shape.num_elements() for low, *_ in like for _ in range(2)]
-    parts = iter(tf.split(vector, sizes))
-    records = []
-    for low, *_ in like:
-        high = tf.reshape(next(parts), low.shape)
-        records.append((-tf.reshape(next(parts), low.shape), high))
-    return records
-
-
-def pack_counts(records: Sequence[Record]) -> tf.Tensor | None:
-    """The counts of the records that have them, one after the other; None where none has."""
-    counts = [part for record in records for part in record[2:]]
-    return tf.concat(counts, axis=0) if counts else None
-
-
-def unpack_counts(vector: tf.Tensor | None, like: Sequence[Record]) -> list[tuple[tf.Tensor, ...]]:
-    """The inverse of `pack_counts`: per record, its counts, or () where it has none."""
-    sizes = [part.shape.num_elements() for record in like for part in record[2:]]
-    parts = iter(tf.split(vector, sizes) if sizes else [])
-    return [tuple(next(parts) for _ in record[2:]) for record in like]
+    records: dict[int, Record] | None = None
+    collectives: int = 0
+    check: Any = None
 
 
 class RangeSync:
@@ -118,6 +88,13 @@ class RangeSync:
             "off": no collective, for debugging. Where observers need counts, there is a Sum beside each Max.
         on_nonfinite: what a NaN or an Inf on any replica does: "raise" stops the step on all replicas with an
             error that names the quantizers; "skip" leaves their ranges as they are for that step.
+
+    Attributes:
+        quantizers: of the model, in its order.
+        schedule: when ranges are observed; None stands for always.
+        local: float32 variable that takes each step's vector [max, -min] before it is reduced, or None.
+        collectives_per_step: in the training step that was traced last.
+        frozen: True while a SavedModel is traced: training changes no range then.
 
     Raises:
         ValueError: for another mode or policy.
@@ -131,32 +108,34 @@ class RangeSync:
         self.mode = mode
         self.on_nonfinite = on_nonfinite
         self.quantizers: list[Observing] = []
-        #: Collectives in the training step that was traced last.
+        self.schedule: Schedule | None = None
+        self.local: tf.Variable | None = None
         self.collectives_per_step = 0
-        #: True while a SavedModel is traced: training changes no range then.
         self.frozen = False
-        self._collectives = 0
         self._reductions = None if mode == "off" else _current_reductions()
-        self._records: dict[int, Record] | None = None
+        self._step = _Step()
 
     @contextlib.contextmanager
-    def step(self) -> Iterator[None]:
+    def step(self, training: bool | tf.Tensor = True) -> Iterator[None]:
         """Around a forward pass; at its end the records that were submitted inside are reduced together."""
-        if self._records is not None:  # a model called inside its own forward pass
+        if self._step.records is not None:  # a model called inside its own forward pass
             yield
             return
-        self._records, self._collectives = {}, 0
+        self._step.records, self._step.collectives, self._step.check = {}, 0, None
         try:
             yield
-            waiting = self._records
+            waiting = self._step.records
         finally:
-            self._records = None
+            self._step.records = None
         if waiting:
             # Every quantizer has its place whether it was called or not: the length never changes.
             records = [waiting.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers]
             self._reduce_and_observe(self.quantizers, records, "dqat.ranges")
-        if self._collectives:
-            self.collectives_per_step = self._collectives
+            if self.schedule is not None:
+                with tf.control_dependencies([self._step.check] if self._step.check is not None else []):
+                    self.schedule.advance(training)
+        if self._step.collectives:
+            self.collectives_per_step = self._step.collectives
 
     @contextlib.contextmanager
     def freeze(self) -> Iterator[None]:
@@ -171,48 +150,70 @@ class RangeSync:
         """Leaves a record for the end of the step."""
         if self.frozen:
             return
-        if self._records is None:
+        if self._step.records is None:
             self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")
             return
-        earlier = self._records.get(id(quantizer))
+        earlier = self._step.records.get(id(quantizer))
         if earlier is not None:  # a shared layer
             record = merge_records(earlier, record)
-        self._records[id(quantizer)] = record
+        self._step.records[id(quantizer)] = record
 
     def reduce_now(self, quantizer: Observing, record: Record) -> Range:
         """Reduces one record at once and returns the range that results."""
         return self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")[0]
 
+    def hold_back(self, gradients: Sequence[Any]) -> list[Any]:
+        """The gradients of the step, which wait until no replica's values are known to be NaN or Inf.
+
+        For custom loops; `fit` does it. In eager mode the forward pass has raised the error already.
+
+        Args:
+            gradients: tensors, IndexedSlices or None, made in the function that called the model.
+        """
+        check = self._step.check
+        if check is None or check.graph is not tf.compat.v1.get_default_graph():
+            return list(gradients)
+        with tf.control_dependencies([check]):
+            return [
+                None if gradient is None else tf.nest.map_structure(tf.identity, gradient, expand_composites=True)
+                for gradient in gradients
+            ]
+
+    @tf.autograph.experimental.do_not_convert  # no condition here depends on a tensor
     def _reduce_and_observe(self, quantizers: Sequence[Observing], records: Sequence[Record], name: str) -> list[Range]:
         vector, counts = tf.stop_gradient(pack(records)), pack_counts(records)
+        if self.local is not None and len(quantizers) == len(self.quantizers):
+            self.local.assign(vector)
         if self._reductions is not None:
             vector = self._reductions.all_reduce_max(vector, name)
-            self._collectives += 1
+            self._step.collectives += 1
             if counts is not None:
                 counts = self._reductions.all_reduce_sum(counts, f"{name}.counts")
-                self._collectives += 1
-        extremes = unpack(vector, records)
-        reduced = [(*range_, *part) for range_, part in zip(extremes, unpack_counts(counts, records), strict=True)]
-        reduced = self._without_nonfinite(quantizers, reduced)
-        return [quantizer.observe(record) for quantizer, record in zip(quantizers, reduced, strict=True)]
+                self._step.collectives += 1
+        extremes, counts = self._without_nonfinite(quantizers, unpack(vector), counts)
+        if self.schedule is not None:
+            extremes = emptied(extremes, tf.logical_not(self.schedule.active()))
+        return update(quantizers, extremes, counts)
 
-    def _without_nonfinite(self, quantizers: Sequence[Observing], records: Sequence[Record]) -> list[Record]:
+    def _without_nonfinite(
+        self, quantizers: Sequence[Observing], extremes: Extremes, counts: tf.Tensor | None
+    ) -> tuple[Extremes, tf.Tensor | None]:
         # The kernels record a NaN or an Inf as (-inf, +inf), which no all-reduce by Max loses.
-        bad = tf.stack([tf.reduce_any(low == -float("inf")) for low, *_ in records])
+        bad = tf.equal(extremes.low, -float("inf"))
+        owner = owners(quantizers)
         if self.on_nonfinite == "raise":
-            names = tf.boolean_mask(tf.constant([quantizer.path for quantizer in quantizers]), bad)
+            paths = tf.constant([quantizer.path for quantizer in quantizers])
+            names = tf.gather(paths, tf.unique(tf.boolean_mask(owner, bad)).y)
             message = tf.strings.join(
                 ["dqat: NaN or Inf in the values of ", tf.strings.reduce_join(names, separator=", ")]
             )
             check = tf.debugging.Assert(tf.logical_not(tf.reduce_any(bad)), [message])
-            with tf.control_dependencies([check] if check is not None else []):
-                return [tuple(tf.identity(part) for part in record) for record in records]
-        for index, quantizer in enumerate(quantizers):
-            quantizer.count_skipped(bad[index])
-        return [
-            tuple(
-                tf.where(bad[index], nothing, part)
-                for part, nothing in zip(record, quantizer.empty_record(), strict=True)
-            )
-            for index, (quantizer, record) in enumerate(zip(quantizers, records, strict=True))
-        ]
+            if check is None:  # eager: raised or passed
+                return extremes, counts
+            self._step.check = check
+            with tf.control_dependencies([check]):
+                return Extremes(*map(tf.identity, extremes)), None if counts is None else tf.identity(counts)
+        skipped = tf.math.unsorted_segment_max(tf.cast(bad, tf.int32), owner, len(quantizers)) > 0
+        for quantizer, flag in zip(quantizers, tf.unstack(skipped, len(quantizers)), strict=True):
+            quantizer.count_skipped(flag)
+        return emptied(extremes, tf.gather(skipped, owner)), counts

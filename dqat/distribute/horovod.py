@@ -1,13 +1,18 @@
 """Horovod: the only file that imports it."""
 
+import os
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
+from dqat.distribute.engine import OneReplicaPerProcess
 from dqat.keras_api import keras
 
 try:
     import horovod.tensorflow.keras as hvd
-    from horovod.tensorflow import Max, Sum, allgather, allreduce, broadcast_variables
+    from horovod.tensorflow import Average, Max, Sum, allgather, allreduce, broadcast_variables
 except ImportError as error:
     raise ImportError(
         "Horovod can't be used here: it is not installed, or was built without TensorFlow. Install TensorFlow "
@@ -18,12 +23,21 @@ except ImportError as error:
     ) from error
 
 
-class Horovod:
-    """The processes that `horovodrun` started, one replica each."""
+class Horovod(OneReplicaPerProcess):
+    """The processes that `horovodrun` started, one replica each.
+
+    Args:
+        timeout: seconds after which a collective that misses a rank fails on the others; the variables
+            HOROVOD_STALL_CHECK_TIME_SECONDS and HOROVOD_STALL_SHUTDOWN_TIME_SECONDS, where set, go before it.
+    """
 
     name = "horovod"
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float) -> None:
+        seconds = max(2, round(timeout))
+        # Horovod warns first, and shuts down only after a warning.
+        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(min(60, seconds // 2)))
+        os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(seconds))
         hvd.init()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
@@ -49,25 +63,39 @@ class Horovod:
         broadcast_variables(variables, root_rank=0)
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        """Horovod's DistributedOptimizer."""
-        return hvd.DistributedOptimizer(optimizer)
+        """The optimizer, whose `apply_gradients` averages first.
+
+        Horovod's own DistributedOptimizer averages in `minimize` alone with Keras' optimizers of today: a loop
+        that calls `apply_gradients` would train each rank for itself, without a word.
+        """
+        base = type(optimizer)
+        # A subclass of the same name: what Keras saves names the optimizer that a process without Horovod loads.
+        names = ("__module__", "__qualname__", "__doc__", "_keras_api_names", "_keras_api_names_v1")
+        attributes = {name: vars(base)[name] for name in names if name in vars(base)}
+        averaging = type(base.__name__, (_Averaging, base), attributes)
+        return averaging.from_config(optimizer.get_config())
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """The initial broadcast, before the first step, and metrics averaged over the ranks."""
-        return [_InitialBroadcast(self), hvd.callbacks.MetricAverageCallback()]
+        """Metrics averaged over the ranks."""
+        return [hvd.callbacks.MetricAverageCallback()]
+
+    def reduce_loss(self, loss: Any) -> tf.Tensor:
+        """The mean over the ranks."""
+        return allreduce(tf.convert_to_tensor(loss), op=Average, name="dqat.loss", ignore_name_scope=True)
 
 
-class _InitialBroadcast(keras.callbacks.Callback):
-    """Broadcasts before the first step. Horovod's own callback does so after it, when the ranks' first
-    forward passes have already run on different weights."""
+class _Averaging:
+    """Put before an optimizer's class, averages gradients over the ranks before they are applied."""
 
-    def __init__(self, engine: Horovod) -> None:
-        super().__init__()
-        self._engine = engine
+    def apply_gradients(self, grads_and_vars: Iterable[tuple[Any, tf.Variable]], *args: Any, **kwargs: Any) -> Any:
+        averaged = [
+            (gradient if gradient is None else self._average(gradient, f"{index}.{variable.name}"), variable)
+            for index, (gradient, variable) in enumerate(grads_and_vars)
+        ]
+        return super().apply_gradients(averaged, *args, **kwargs)
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        optimizer = self.model.optimizer
-        if hasattr(optimizer, "build"):
-            optimizer.build(self.model.trainable_variables)
-        variables = optimizer.variables
-        self._engine.broadcast([*self.model.variables, *(variables() if callable(variables) else variables)])
+    @staticmethod
+    def _average(gradient: Any, name: str) -> Any:
+        # One name on all ranks, whatever the graph around it.
+        name = "dqat.gradient." + name.replace("/", ".").replace(":", ".")
+        return allreduce(gradient, op=Average, name=name, ignore_name_scope=True)

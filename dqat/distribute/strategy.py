@@ -1,18 +1,39 @@
 """One wrapper around whatever runs the replicas, so that a training script has no branch on it."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dqat import range_sync
-from dqat.distribute.engine import Engine, SingleProcess, as_bits
+from dqat.distribute.engine import Engine, OneReplicaPerProcess, as_bits
+from dqat.distribute.sharding import with_weights
+from dqat.distribute.tensorflow import TensorFlow, active_strategy, cluster_strategy, runs_on_several_workers
 from dqat.keras_api import keras
-from dqat.model import ranges
+from dqat.model import named_quantizers, ranges
 
 ENGINES = ("auto", "none", "tf", "horovod")
+
+
+def _pick(engine: str, timeout: float) -> Engine:
+    if engine == "auto":
+        engine = os.environ.get("DQAT_ENGINE", "auto")
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    active = active_strategy()
+    if engine == "tf" or (engine == "auto" and active is not None):
+        return TensorFlow(active or cluster_strategy(timeout))
+    if engine == "horovod" or (engine == "auto" and "HOROVOD_RANK" in os.environ):
+        from dqat.distribute.horovod import Horovod
+
+        return Horovod(timeout)
+    if engine == "auto" and runs_on_several_workers():
+        return TensorFlow(cluster_strategy(timeout))
+    return OneReplicaPerProcess()
 
 
 class Strategy:
@@ -23,32 +44,45 @@ class Strategy:
         >>> with strategy.scope():
         ...     model = dqat.quantize_model(float_model)
         ...     model.compile(strategy.optimizer(tf.keras.optimizers.Adam(1e-4)), loss)
-        >>> model.fit(strategy.shard(dataset), callbacks=strategy.callbacks(), verbose=strategy.verbose())
+        >>> model.fit(
+        ...     **strategy.fit_data(dataset), epochs=10, callbacks=strategy.callbacks(), verbose=strategy.verbose()
+        ... )
+
+        A loop of your own, with the same words on every engine:
+
+        >>> @tf.function
+        ... def step(samples, labels):
+        ...     def replica(samples, labels):
+        ...         with tf.GradientTape() as tape:
+        ...             loss = strategy.loss(losses_of_rows(labels, model(samples, training=True)))
+        ...         gradients = tape.gradient(loss, model.trainable_variables)
+        ...         gradients = model.range_sync.hold_back(gradients)  # until no NaN is known on any replica
+        ...         optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+        ...         return loss
+        ...     return strategy.reduce_loss(strategy.run(replica, (samples, labels)))
+        >>> strategy.start(model, optimizer)
+        >>> for samples, labels in strategy.shard(dataset):
+        ...     loss = step(samples, labels)
 
     Args:
-        engine: "horovod", "none" (one process), or "auto": Horovod under `horovodrun`, else one process.
+        engine: "horovod"; "tf": the `tf.distribute` strategy in whose scope this is called, else the workers of
+            TF_CONFIG or of a Slurm step, else a MirroredStrategy over all GPUs, or over all logical CPUs where
+            there is none; "none": one process. "auto" takes what the environment variable DQAT_ENGINE says, else
+            finds out: the active `tf.distribute` strategy, `horovodrun`, TF_CONFIG, Slurm, or else one process.
+        timeout: seconds after which a collective that misses a replica fails on the others.
 
     Attributes:
-        rank: 0 to size - 1.
+        rank: of this process' first replica, 0 to size - 1.
         size: number of replicas.
 
     Raises:
-        ValueError: for another engine.
+        ValueError: for another engine, or a TF_CONFIG that can't be read.
+        TypeError: for a `tf.distribute` strategy whose replicas don't step together.
         ImportError: for Horovod where it is missing or was built without TensorFlow.
-        NotImplementedError: for "tf", which is not there yet.
     """
 
-    def __init__(self, engine: str = "auto") -> None:
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-        if engine == "tf":
-            raise NotImplementedError("engine 'tf' (tf.distribute) is not there yet: use 'horovod' or 'none'")
-        if engine == "horovod" or (engine == "auto" and "HOROVOD_RANK" in os.environ):
-            from dqat.distribute.horovod import Horovod
-
-            self._engine: Engine = Horovod()
-        else:
-            self._engine = SingleProcess()
+    def __init__(self, engine: str = "auto", *, timeout: float = 600.0) -> None:
+        self._engine = _pick(engine, timeout)
 
     @property
     def engine(self) -> str:
@@ -57,7 +91,7 @@ class Strategy:
 
     @property
     def rank(self) -> int:
-        """This replica's number, from 0."""
+        """The number of this process' first replica, from 0."""
         return self._engine.rank
 
     @property
@@ -67,49 +101,112 @@ class Strategy:
 
     @property
     def is_chief(self) -> bool:
-        """True on the one replica that writes files and messages."""
+        """True in the one process that writes files and messages."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Models that are quantized (or loaded) inside make their ranges the same over these replicas."""
-        if self.size == 1:
-            yield
-            return
-        with range_sync.all_reduce_scope(self._engine.all_reduce_max, self._engine.all_reduce_sum):
-            yield
+        """Models that are made inside, and compiled, train on these replicas with the same ranges on all."""
+        with self._engine.scope():
+            if self.size == 1:
+                yield
+                return
+            with range_sync.all_reduce_scope(self._engine.all_reduce_max, self._engine.all_reduce_sum):
+                yield
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-        """The optimizer, averaging gradients over the replicas."""
+        """The optimizer, averaging gradients over the replicas; Keras', Keras' legacy ones or tensorflow-addons'."""
         return self._engine.optimizer(optimizer)
 
-    def shard(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """This replica's part of each batch.
+    def shard(self, dataset: tf.data.Dataset, *, weighted: bool = False) -> Any:
+        """The replicas' parts of each batch.
 
         Args:
-            dataset: batches of the whole (global) batch size, the same on all replicas: shuffle with a seed.
+            dataset: batches of the whole (global) batch size, the same in all processes: shuffle with a seed.
+            weighted: gives (x, y, sample_weight), such that the mean of the replicas' weighted means is the mean
+                over the whole batch also where it doesn't divide.
 
         Returns:
-            Batches of consecutive rows; the parts of all replicas, in rank order, are the global batch. Sizes
-            differ by one where it does not divide.
+            For a loop (`fit` takes `fit_data`): batches of consecutive rows; the parts of all replicas, in rank
+            order, are the global batch. Sizes differ by one where it does not divide; there are no rows for some
+            replicas where the batch has fewer than replicas. With tf.distribute, a dataset of one part a device.
         """
-        if self.size == 1:
-            return dataset
+        if weighted:
+            dataset = dataset.map(functools.partial(with_weights, size=self.size))
+        return self._engine.shard(dataset)
 
-        def part(*batch: Any) -> Any:
-            count = tf.shape(tf.nest.flatten(batch)[0])[0]
-            begin, end = self.rank * count // self.size, (self.rank + 1) * count // self.size
-            return tf.nest.map_structure(lambda rows: rows[begin:end], batch)
+    def fit_data(
+        self, dataset: tf.data.Dataset, *, weighted: bool = False, steps: int | None = None, skip: int = 0
+    ) -> dict[str, Any]:
+        """`shard`, as arguments of `model.fit`, which is told the steps of an epoch on every engine.
 
-        return dataset.map(part)
+        Args:
+            dataset: see `shard`; it is repeated.
+            weighted: see `shard`.
+            steps: of an epoch; None for the number of batches in `dataset`.
+            skip: steps that an earlier run has done already, for resuming in the order of the data.
+
+        Returns:
+            {"x": …, "steps_per_epoch": …}
+
+        Raises:
+            ValueError: where the number of batches is not known and `steps` is not given.
+        """
+        if steps is None:
+            steps = int(tf.data.experimental.cardinality(dataset))
+            if steps < 0:
+                raise ValueError("the dataset does not know its number of batches: give the steps of an epoch as steps")
+        return {"x": self.shard(dataset.repeat().skip(skip), weighted=weighted), "steps_per_epoch": steps}
+
+    def run(self, step: Callable, arguments: tuple) -> Any:
+        """Runs `step(*arguments)` on each replica of this process; call it inside a `tf.function`.
+
+        Args:
+            step: the training step of a replica.
+            arguments: what iterating over `shard` gave.
+        """
+        return self._engine.run(step, arguments)
+
+    def loss(self, losses: tf.Tensor, weights: tf.Tensor | None = None) -> tf.Tensor:
+        """A replica's loss, whose gradients add up to those of the mean over the replicas; 0 without rows.
+
+        Args:
+            losses: one for each row, any shape.
+            weights: like `losses`, from `shard(weighted=True)`.
+        """
+        total = tf.reduce_sum(losses if weights is None else losses * weights)
+        mean = tf.math.divide_no_nan(total, tf.cast(tf.size(losses), total.dtype))
+        return mean * self._engine.loss_scale
+
+    def reduce_loss(self, loss: Any) -> tf.Tensor:
+        """The mean over the replicas, from what `run` gave for a step that returns `loss(…)`."""
+        return self._engine.reduce_loss(loss)
 
     def broadcast(self, variables: list[tf.Variable]) -> None:
-        """Gives all replicas the values of rank 0; for custom loops, `fit` does it through `callbacks`."""
+        """Gives all replicas the values of rank 0; `start` and `fit` do it."""
+        self._engine.broadcast(variables)
+
+    def start(self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+        """The same beginning on all replicas, for custom loops; `fit` does it through `callbacks`.
+
+        Args:
+            model: built.
+            optimizer: its variables are made and made the same too.
+        """
+        variables = list(model.variables)
+        if optimizer is not None:
+            with self._engine.scope():
+                if hasattr(optimizer, "build"):
+                    optimizer.build(model.trainable_variables)
+                else:
+                    optimizer._create_all_weights(model.trainable_variables)
+            found = optimizer.variables
+            variables += found() if callable(found) else found
         self._engine.broadcast(variables)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What `fit` needs: the initial broadcast, and metrics averaged over the replicas."""
-        return self._engine.callbacks()
+        """What `fit` needs: the same beginning, and metrics averaged over the replicas."""
+        return [_Start(self), *self._engine.callbacks()]
 
     def verbose(self, verbose: int | str = 1) -> int | str:
         """`verbose` on the chief, 0 elsewhere."""
@@ -121,12 +218,27 @@ class Strategy:
             print(*values, flush=True)
 
     def ranges_identical(self, model: keras.Model) -> bool:
-        """Whether all replicas hold the same bits in all ranges of `model`. All replicas must call it.
+        """Whether all replicas hold the same bits in all ranges of `model`. All processes must call it.
 
         Raises:
             TypeError: for a model that is not quantized.
         """
-        found = ranges(model)
-        bits = as_bits([part for path in sorted(found) for part in found[path]])
-        gathered = self._engine.all_gather(bits, "dqat.ranges_identical")
-        return all((other == gathered[0]).all() for other in gathered)
+        of_weights = [part for _, range_ in sorted(ranges(model).items()) for part in range_]
+        states = [
+            self._engine.copies(variable) for _, quantizer in named_quantizers(model) for variable in quantizer.weights
+        ]
+        replicas = [as_bits([*copies, *of_weights]) for copies in zip(*states, strict=True)] or [as_bits(of_weights)]
+        gathered = self._engine.all_gather(np.stack(replicas), "dqat.ranges_identical")
+        return bool((np.concatenate(gathered) == gathered[0][0]).all())
+
+
+class _Start(keras.callbacks.Callback):
+    """Before the first step. Horovod's own callback broadcasts after it, when the ranks' first forward passes
+    have already run on different weights."""
+
+    def __init__(self, strategy: Strategy) -> None:
+        super().__init__()
+        self._strategy = strategy
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._strategy.start(self.model, self.model.optimizer)

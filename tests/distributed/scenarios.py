@@ -1,9 +1,11 @@
-"""What a process of a distributed test does: python scenarios.py NAME FOLDER.
+"""What a process of a distributed test does: python scenarios.py NAME MODE FOLDER.
 
-Each process writes FOLDER/RANK.npz. Without `horovodrun` there is one process, which sees the whole batches.
+Each process writes FOLDER/RANK.npz. Where nothing runs several replicas there is one, which sees the whole batches.
+LOGICAL_CPUS splits the processor into so many devices.
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 
@@ -16,7 +18,7 @@ from datasets import japanese_vowels
 
 import dqat
 from dqat.keras_api import keras
-from dqat.model import named_quantizers
+from dqat.model import QuantizedModel, named_quantizers
 
 STEPS = 20
 
@@ -40,11 +42,19 @@ class RangesEachStep(keras.callbacks.Callback):
 
     def __init__(self, strategy):
         super().__init__()
-        self.strategy, self.ranges, self.identical = strategy, [], []
+        self.strategy, self.ranges, self.identical, self.losses = strategy, [], [], []
 
     def on_train_batch_end(self, batch, logs=None):
         self.ranges.append(current_ranges(self.model))
         self.identical.append(self.strategy.ranges_identical(self.model))
+        self.losses.append(logs["loss"])
+
+
+def without_dropout(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    return model
 
 
 def training(strategy, mode):
@@ -76,9 +86,7 @@ def fixed_weights(strategy, mode):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = dqat.quantize_model(conftest.speech_model((16, 12)), range_sync=mode)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
+    without_dropout(model)
     step = tf.function(lambda samples: model(samples, training=True))
     ranges = []
     for samples, _ in batches(strategy, 47).take(STEPS):
@@ -87,8 +95,16 @@ def fixed_weights(strategy, mode):
     return {"ranges": ranges, "paths": [path for path, _ in named_quantizers(model)]}
 
 
+def _run_on_parts(strategy, model, tensors, after_each):
+    """Calls the model on the replicas' parts of tensors with different numbers of rows."""
+    dataset = tf.data.Dataset.from_generator(lambda: tensors, output_signature=tf.TensorSpec([None, 7, 5]))
+    for part in strategy.shard(dataset):
+        strategy.run(lambda rows: model(rows, training=True), (part,))
+        after_each()
+
+
 def recorded_activations(strategy, mode):
-    """The same tensors, split over the ranks, through lone quantizers: inputs are identical by construction."""
+    """The same tensors, split over the replicas, through lone quantizers: inputs are identical by construction."""
     rng = np.random.default_rng(0)
     with strategy.scope():
         inputs = keras.Input((7, 5))
@@ -98,17 +114,17 @@ def recorded_activations(strategy, mode):
             dqat.quantizers.Quantizer(per_channel, dqat.observers.AllValues()),
             dqat.quantizers.Quantizer(per_channel, dqat.observers.LastValue()),
         ]
-        from dqat.model import QuantizedModel
-
         model = QuantizedModel(inputs, [quantizer(inputs) for quantizer in quantizers], range_sync=mode)
-    found = []
-    for step in range(STEPS):
-        rows = 1 + step  # fewer rows than ranks at first: a rank may have none
-        tensors = rng.normal(size=(rows, 7, 5)).astype(np.float32) * (1 + step % 3)
-        part = next(iter(strategy.shard(tf.data.Dataset.from_tensors(tensors))))
-        model(part, training=True)
+    # Fewer rows than replicas at first: a replica may have none.
+    tensors = [rng.normal(size=(1 + step, 7, 5)).astype(np.float32) * (1 + step % 3) for step in range(STEPS)]
+    found, identical = [], []
+
+    def keep():
         found.append(np.concatenate([np.reshape(v, -1) for q in quantizers for v in (q.min, q.max)]))
-    return {"ranges": found, "collectives": model.range_sync.collectives_per_step}
+        identical.append(strategy.ranges_identical(model))
+
+    _run_on_parts(strategy, model, tensors, keep)
+    return {"ranges": found, "identical": identical, "collectives": model.range_sync.collectives_per_step}
 
 
 def recorded_histograms(strategy, mode):
@@ -122,18 +138,55 @@ def recorded_histograms(strategy, mode):
             dqat.quantizers.Quantizer(dqat.QuantizerSpec(num_bits=bits), observer)
             for bits, observer in zip((8, 4, 8, 8), kinds, strict=True)
         ]
-        from dqat.model import QuantizedModel
-
         model = QuantizedModel(inputs, [quantizer(inputs) for quantizer in quantizers], range_sync=mode)
-    ranges, counts = [], []
-    for step in range(STEPS):
-        tensors = rng.standard_t(3, size=(1 + 7 * step, 7, 5)).astype(np.float32)
-        tensors = np.abs(tensors) if step < 5 else tensors  # behind a ReLU at first
-        part = next(iter(strategy.shard(tf.data.Dataset.from_tensors(tensors))))
-        model(part, training=True)
+    tensors = [rng.standard_t(3, size=(1 + 7 * step, 7, 5)).astype(np.float32) for step in range(STEPS)]
+    tensors = [np.abs(tensor) if step < 5 else tensor for step, tensor in enumerate(tensors)]  # behind a ReLU at first
+    ranges, counts, identical = [], [], []
+
+    def keep():
         ranges.append([[bound.numpy() for bound in quantizer.range()] for quantizer in quantizers])
         counts.append([quantizer.counts.numpy() for quantizer in quantizers[:3]])
-    return {"ranges": ranges, "counts": counts, "collectives": model.range_sync.collectives_per_step}
+        identical.append(strategy.ranges_identical(model))
+
+    _run_on_parts(strategy, model, tensors, keep)
+    return {
+        "ranges": ranges,
+        "counts": counts,
+        "identical": identical,
+        "collectives": model.range_sync.collectives_per_step,
+    }
+
+
+def lstm_training(strategy, mode):
+    """50 steps of stacked LSTMs by `fit`; every sixth batch is uneven, and replicas start differently."""
+    keras.utils.set_random_seed(100 + strategy.rank if strategy.engine == "horovod" else 100)
+    with strategy.scope():
+        model = dqat.quantize_model(without_dropout(conftest.speech_model((8, 6))), range_sync=mode)
+        model.compile(
+            strategy.optimizer(keras.optimizers.Adam(3e-3)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    keeper = RangesEachStep(strategy)
+    dataset = tf.data.Dataset.from_tensor_slices(speech()).batch(49)  # 270 = 5 * 49 + 25
+    data = strategy.fit_data(dataset, weighted=True, steps=50)
+    history = model.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), keeper])
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "loss": keeper.losses,
+        "mean_loss": history.history["loss"],
+        "collectives": model.range_sync.collectives_per_step,
+        "steps": model.range_sync.schedule.steps,
+    }
+
+
+def contract(strategy, _):
+    """Contract 2 of the design, in both modes, in one launch."""
+    found = {}
+    for mode in ("delayed", "exact"):
+        for scenario in (recorded_activations, recorded_histograms, lstm_training):
+            found |= {f"{scenario.__name__}/{mode}/{key}": value for key, value in scenario(strategy, mode).items()}
+    return found
 
 
 def _speech_model_with(observer, strategy, mode, optimizer):
@@ -142,9 +195,7 @@ def _speech_model_with(observer, strategy, mode, optimizer):
     scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=observer)
     with strategy.scope():
         model = dqat.quantize_model(conftest.speech_model((16, 12)), scheme=scheme, range_sync=mode)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
+    without_dropout(model)
     model.compile(strategy.optimizer(optimizer), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
@@ -203,6 +254,8 @@ def outside_the_scope(strategy, mode):
 
 if __name__ == "__main__":
     name, mode, folder = sys.argv[1:]
+    devices = [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("LOGICAL_CPUS", "1"))
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
     strategy = dqat.distribute.Strategy()
     found = globals()[name](strategy, mode)
     np.savez(pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found)
