@@ -7,7 +7,7 @@ import numpy as np
 
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedLayer
-from dqat.quantizers import Quantizer
+from dqat.quantizers import Quantizer, SharedQuantizer
 from dqat.range_sync import RangeSync
 
 
@@ -44,10 +44,20 @@ class QuantizedModel(keras.Model):
     def _connect(self, range_sync: RangeSync) -> None:
         self.range_sync = range_sync
         range_sync.quantizers = []
-        for path, quantizer in named_quantizers(self):
+        found = dict(named_quantizers(self))
+        for path, quantizer in found.items():
             quantizer.path = path
             quantizer.range_sync = range_sync
-            range_sync.quantizers.append(quantizer)
+            if not isinstance(quantizer, SharedQuantizer):
+                range_sync.quantizers.append(quantizer)
+        for quantizer in found.values():
+            if isinstance(quantizer, SharedQuantizer):
+                if quantizer.owner is None:
+                    quantizer.connect(found[quantizer.owner_path])
+                quantizer.owner.is_shared = True
+        for layer in self.layers:
+            if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
+                layer.connect(self.get_layer(layer.norm_name))
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
