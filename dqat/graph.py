@@ -1,15 +1,101 @@
-"""Walking a functional Keras model layer call by layer call, and making another model on the way."""
+"""A functional Keras model as a list of layer calls, and making another model from it.
+
+Nested models are opened: their layers' calls stand in the list as if the model had been written flat.
+"""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tensorflow as tf
 
 from dqat.keras_api import keras
 
-#: Takes a layer and the tensors it is called with; gives the tensors that stand for its outputs.
-Convert = Callable[[keras.layers.Layer, Any], Any]
+
+class Tensor:
+    """A tensor between two layer calls: known by identity alone.
+
+    Attributes:
+        shape: of the Keras tensor.
+    """
+
+    def __init__(self, shape: tf.TensorShape) -> None:
+        self.shape = shape
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        layer: the layer.
+        args: its positional arguments; where Keras had tensors, there are `Tensor`s.
+        kwargs: its keyword arguments, likewise.
+        outputs: a `Tensor` or a structure of them.
+    """
+
+    layer: keras.layers.Layer
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    outputs: Any = None
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """All tensors that the call takes, in order."""
+        return tensors_in((self.args, self.kwargs))
+
+    @property
+    def results(self) -> list[Tensor]:
+        """All tensors that the call gives, in order."""
+        return tensors_in(self.outputs)
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the layer is an input of the model."""
+        return isinstance(self.layer, keras.layers.InputLayer)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The calls of a model, each after those that it needs.
+
+    Attributes:
+        calls: in order.
+        inputs: the model's inputs, in its own structure.
+        outputs: the model's outputs, in its own structure.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: Any
+    outputs: Any
+
+    def layers(self) -> list[keras.layers.Layer]:
+        """All layers, each once, in the order of their first calls."""
+        return list({id(call.layer): call.layer for call in self.calls}.values())
+
+    def calls_of(self, layer: keras.layers.Layer) -> list[Call]:
+        """All calls of a layer."""
+        return [call for call in self.calls if call.layer is layer]
+
+    def consumers(self) -> dict[Tensor, list[Call | None]]:
+        """By tensor, the calls that take it; None stands for the end of the model."""
+        found: dict[Tensor, list[Call | None]] = {tensor: [] for call in self.calls for tensor in call.results}
+        for call in self.calls:
+            for tensor in call.inputs:
+                found[tensor].append(call)
+        for tensor in tensors_in(self.outputs):
+            found[tensor].append(None)
+        return found
+
+    def rewritten(self, rewrite: Callable[[Call], Call]) -> "Graph":
+        """The graph with every call replaced by what `rewrite` makes of it; results stay the same tensors."""
+        return replace(self, calls=tuple(map(rewrite, self.calls)))
+
+
+def tensors_in(structure: Any) -> list[Tensor]:
+    """The tensors of a structure, in order."""
+    return [leaf for leaf in tf.nest.flatten(structure) if isinstance(leaf, Tensor)]
 
 
 def as_functional(model: keras.Model) -> keras.Model:
@@ -25,7 +111,7 @@ def as_functional(model: keras.Model) -> keras.Model:
                 "model.build(shape) with the full shape first"
             )
         return keras.Model(model.inputs, model.outputs, name=model.name)
-    if not getattr(model, "_is_graph_network", False):
+    if not _is_functional(model):
         raise ValueError(
             f"model {model.name!r} is a subclassed {type(model).__name__}; functional and Sequential models are "
             "supported. Build the same layers with keras.Model(inputs, outputs)"
@@ -33,49 +119,90 @@ def as_functional(model: keras.Model) -> keras.Model:
     return model
 
 
-def _nodes(model: keras.Model) -> list[Any]:
-    """The layer calls in an order in which every call comes after those it needs."""
-    return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
+def _is_functional(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.Model) and getattr(layer, "_is_graph_network", False)
 
 
-def consumers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """By layer name, the layers that take its outputs; None stands for an output of the model."""
-    found: dict[str, list[Any]] = {layer.name: [] for layer in model.layers}
-    for node in _nodes(model):
-        for tensor in node.keras_inputs:
-            found[tensor.node.layer.name].append(node.layer)
-    for tensor in model.outputs:
-        found[tensor.node.layer.name].append(None)
-    return found
+def _nodes(model: keras.Model) -> Iterator[Any]:
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from model._nodes_by_depth[depth]
 
 
-def layers_called_twice(model: keras.Model) -> list[str]:
-    """Names of the layers that are shared between several calls."""
-    calls = Counter(node.layer.name for node in _nodes(model))
-    return [name for name, count in calls.items() if count > 1]
+def read(model: keras.Model) -> Graph:
+    """The calls of a functional model, those of nested models included.
 
-
-def rebuild(model: keras.Model, convert: Convert) -> tuple[list[Any], list[Any]]:
-    """Runs `convert` over every layer call in order and returns the new inputs and outputs.
-
-    For an input layer `convert` gets None as tensors, and returns the new input, or a pair of the new input
-    and the tensor that goes on from it.
+    A nested model that is called with a fixed `training` hands it on to its layers, as Keras does.
     """
-    tensors: dict[int, Any] = {}
-    inputs: dict[str, Any] = {}
+    calls: list[Call] = []
+    known: dict[int, Tensor] = {}
+    _read(model, calls, known, {})
+    inputs, outputs = (
+        tf.nest.map_structure(lambda tensor: known[id(tensor)], structure)
+        for structure in (model._nested_inputs, model._nested_outputs)
+    )
+    return Graph(tuple(calls), inputs, outputs)
+
+
+def _read(model: keras.Model, calls: list[Call], known: dict[int, Tensor], inherited: dict[str, Any]) -> None:
     for node in _nodes(model):
         layer = node.layer
         if isinstance(layer, keras.layers.InputLayer):
-            converted = convert(layer, None)
-            entry, converted = converted if isinstance(converted, tuple) else (converted, converted)
-            inputs[layer.name] = entry
+            if id(node.outputs) not in known:
+                known[id(node.outputs)] = tensor = Tensor(node.outputs.shape)
+                calls.append(Call(layer, outputs=tensor))
+            continue
+        args, kwargs = tf.nest.map_structure(
+            lambda value: known.get(id(value), value) if hasattr(value, "node") else value,
+            (tuple(node.call_args), dict(node.call_kwargs)),
+        )
+        if inherited and getattr(layer, "_expects_training_arg", False) and kwargs.get("training") is None:
+            kwargs |= inherited
+        if _is_functional(layer):
+            inside = dict(known)
+            inner_inputs = tf.nest.flatten(layer.inputs)
+            inside.update({id(old): new for old, new in zip(inner_inputs, tensors_in(args), strict=True)})
+            fixed = kwargs.get("training")
+            _read(layer, calls, inside, {} if fixed is None else {"training": fixed})
+            results = [inside[id(tensor)] for tensor in tf.nest.flatten(layer.outputs)]
         else:
-            arguments = tf.nest.map_structure(
-                lambda value: tensors.get(id(value), value) if hasattr(value, "node") else value,
-                node.call_args,
-            )
-            converted = convert(layer, arguments[0] if len(arguments) == 1 else arguments)
-        for old, new in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(converted), strict=True):
-            tensors[id(old)] = new
-    entries = [inputs[tensor.node.layer.name] for tensor in model.inputs]
-    return entries, [tensors[id(tensor)] for tensor in model.outputs]
+            outputs = tf.nest.map_structure(lambda tensor: Tensor(tensor.shape), node.outputs)
+            calls.append(Call(layer, args, kwargs, outputs))
+            results = tf.nest.flatten(outputs)
+        known.update({id(old): new for old, new in zip(tf.nest.flatten(node.outputs), results, strict=True)})
+
+
+def unique_names(graph: Graph) -> dict[int, str]:
+    """A name for every layer, by its id: its own, or with a number where nested models use one name twice."""
+    taken: Counter[str] = Counter()
+    names = {}
+    for layer in graph.layers():
+        name = layer.name
+        while name in taken:
+            taken[layer.name] += 1
+            name = f"{layer.name}_{taken[layer.name]}"
+        taken[name] = 0
+        names[id(layer)] = name
+    return names
+
+
+#: Takes a call with the new model's tensors in its arguments, and gives the tensors that stand for its outputs.
+Convert = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def rebuild(graph: Graph, convert: Convert) -> tuple[Any, Any]:
+    """Runs `convert` over every call in order and returns the new inputs and outputs, in the graph's structures.
+
+    For an input layer `convert` returns a pair of the new input and the tensor that goes on from it.
+    """
+    tensors: dict[Tensor, Any] = {}
+    entries: dict[Tensor, Any] = {}
+
+    def renewed(structure: Any) -> Any:
+        return tf.nest.map_structure(lambda leaf: tensors[leaf] if isinstance(leaf, Tensor) else leaf, structure)
+
+    for call in graph.calls:
+        converted = convert(call, *renewed((call.args, call.kwargs)))
+        if call.is_input:
+            entries[call.outputs], converted = converted
+        tensors.update(zip(call.results, tf.nest.flatten(converted), strict=True))
+    return tf.nest.map_structure(entries.__getitem__, graph.inputs), renewed(graph.outputs)

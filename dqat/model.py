@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedLayer
-from dqat.quantizers import PER_REPLICA, Quantizer
+from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
 from dqat.range_sync import RangeSync
 from dqat.schedule import Schedule
 
@@ -54,10 +54,20 @@ class QuantizedModel(keras.Model):
         self.range_sync = range_sync
         range_sync.schedule = Schedule(self._schedule_state)
         range_sync.quantizers = []
-        for path, quantizer in named_quantizers(self):
+        found = dict(named_quantizers(self))
+        for path, quantizer in found.items():
             quantizer.path = path
             quantizer.range_sync = range_sync
-            range_sync.quantizers.append(quantizer)
+            if not isinstance(quantizer, SharedQuantizer):
+                range_sync.quantizers.append(quantizer)
+        for quantizer in found.values():
+            if isinstance(quantizer, SharedQuantizer):
+                if quantizer.owner is None:
+                    quantizer.connect(found[quantizer.owner_path])
+                quantizer.owner.is_shared = True
+        for layer in self.layers:
+            if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
+                layer.connect(self.get_layer(layer.norm_name))
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""

@@ -2,9 +2,9 @@
 
 from dqat import graph
 from dqat.keras_api import keras, require_keras_2
+from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
-from dqat.quantizers import Quantizer
-from dqat.rules import Context, apply_rule, is_fused_activation
+from dqat.rules import Relations, apply_rule, as_layer
 from dqat.specs import SCHEMES, Scheme
 
 
@@ -22,7 +22,8 @@ def quantize_model(
     start with the first training step, which therefore runs unquantized in delayed mode.
 
     Args:
-        model: a functional or Sequential `keras.Model` with one input and one output; stays as it is.
+        model: a functional or Sequential `keras.Model`, of any number of inputs and outputs; models and layers
+            inside it may be nested and called several times. It stays as it is.
         scheme: "int8", or a `Scheme` of your own.
         range_sync: when the replicas' ranges are made the same: "delayed" (one collective a step, for the next
             step's ranges), "exact" (before use, one collective a quantizer), "off" (debugging).
@@ -34,7 +35,7 @@ def quantize_model(
     Raises:
         TypeError: where `model` is no Keras 2 model.
         UnsupportedLayerError: for a layer that can't be quantized; names it.
-        ValueError: for another wrong argument, a subclassed model, or several inputs or outputs.
+        ValueError: for another wrong argument, or a subclassed model.
         RuntimeError: for several Horovod processes outside a `dqat.distribute.Strategy` scope.
     """
     require_keras_2(model)
@@ -44,32 +45,32 @@ def quantize_model(
         if scheme not in SCHEMES:
             raise ValueError(f"scheme must be a Scheme or one of {', '.join(SCHEMES)}, got {scheme!r}")
         scheme = SCHEMES[scheme]
-    source = graph.as_functional(model)
-    if len(source.inputs) != 1 or len(source.outputs) != 1:
-        raise ValueError(
-            f"model {model.name!r} has {len(source.inputs)} inputs and {len(source.outputs)} outputs; "
-            "one of each is supported so far"
-        )
-    shared = graph.layers_called_twice(source)
-    if shared:
-        raise ValueError(f"layers called several times are not supported yet: {', '.join(shared)}")
-    consumers = graph.consumers(source)
-    copies: dict[str, keras.layers.Layer] = {}
+    source = graph.read(graph.as_functional(model)).rewritten(as_layer)
+    names = graph.unique_names(source)
+    relations = Relations(source, scheme, names)
+    made: dict[int, list[keras.layers.Layer]] = {}
+    copies: dict[int, keras.layers.Layer] = {}
 
-    def convert(layer, tensors):
-        if isinstance(layer, keras.layers.InputLayer):
-            entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=layer.dtype, name=layer.name)
-            return entry, Quantizer(scheme.activation, scheme.observer, name=f"{layer.name}_quantizer")(entry)
-        copies[layer.name] = copy = type(layer).from_config(layer.get_config())
-        after = consumers[layer.name]
-        context = Context(scheme, output_is_fused=len(after) == 1 and is_fused_activation(after[0]))
-        for replacement in apply_rule(copy, context):
-            tensors = replacement(tensors)
-        return tensors
+    def convert(call, args, kwargs):
+        layer, key = call.layer, id(call.layer)
+        if call.is_input:
+            entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=layer.dtype, name=names[key])
+            quantizer = relations.context(layer).output(layer, f"{names[key]}_quantizer")
+            return entry, quantizer(entry)
+        if key not in made:
+            copies[key] = copy = type(layer).from_config({**layer.get_config(), "name": names[key]})
+            made[key] = apply_rule(copy, relations.context(layer))
+        first, *others = made[key]
+        if isinstance(first, QuantizedLayer):
+            kwargs.pop("training", None)  # its quantizers follow the model's
+        outputs = first(*args, **kwargs)
+        for other in others:
+            outputs = other(outputs)
+        return outputs
 
     inputs, outputs = graph.rebuild(source, convert)
     quantized = QuantizedModel(inputs, outputs, name=model.name, range_sync=range_sync, on_nonfinite=on_nonfinite)
-    for layer in source.layers:
-        if layer.name in copies:
-            copies[layer.name].set_weights(layer.get_weights())
+    for layer in source.layers():
+        if id(layer) in copies and layer.weights:
+            copies[id(layer)].set_weights(layer.get_weights())
     return quantized

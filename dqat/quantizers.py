@@ -42,6 +42,8 @@ class Quantizer(keras.layers.Layer):
     Attributes:
         path: the name in reports and errors; `quantize_model` sets it to "layer/role".
         range_sync: set by the model that owns the quantizer.
+        is_shared: whether several tensors have this range: it is then the one known at the start of the step in
+            every sync mode, since their records must come together first.
         requested_observer: as given; `observer` is the one that suits the spec.
         skipped: int64 scalar, records left out for a NaN or an Inf.
         counts: int64 [bins], the histogram in units of 1/1024; for observers that need counts only. `lowest`
@@ -59,6 +61,7 @@ class Quantizer(keras.layers.Layer):
         self.observer = self.requested_observer.suited_to(self.spec)
         self.path = self.name
         self.range_sync: RangeSync | None = None
+        self.is_shared = False
 
     def build(self, input_shape: Any) -> None:
         """Makes the variables: float32 range, scalar or [channels], empty."""
@@ -172,7 +175,7 @@ class Quantizer(keras.layers.Layer):
         """Quantizes `x`; records it where `training`."""
         if isinstance(self.observer, Fixed) or training is None or training is False or self._sync().frozen:
             return self.quantize(x, self.range())
-        if self._sync().mode == "exact":
+        if self._sync().mode == "exact" and not self.is_shared:
             range_ = self._sync().reduce_now(self, self.masked(self.record(x), training))
             if isinstance(self.observer, LearnedStep):
                 return self.quantize_and_track(x, self.in_use())[0]
@@ -250,6 +253,66 @@ class Quantizer(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "Quantizer":
         """The inverse of `get_config`."""
         return cls(**{**config, "spec": deserialize(config["spec"]), "observer": deserialize(config["observer"])})
+
+
+@register("dqat")
+class SharedQuantizer(Quantizer):
+    """Quantizes with another quantizer's range, and gives it its records: for tensors that must share a range.
+
+    Args:
+        owner: the path ("layer/role") of the quantizer that holds the range, or that quantizer. A path is found
+            by the model that both belong to; until then values pass through.
+    """
+
+    def __init__(self, owner: "str | Quantizer", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._owner_path = owner if isinstance(owner, str) else ""
+        object.__setattr__(self, "owner", None)
+        if not isinstance(owner, str):
+            self.connect(owner)
+
+    @property
+    def owner_path(self) -> str:
+        """Where the range is found."""
+        return self._owner_path if self.owner is None else self.owner.path
+
+    def connect(self, owner: Quantizer) -> None:
+        """Tells which quantizer holds the range."""
+        object.__setattr__(self, "owner", owner)  # not tracked: another layer has it
+        self.spec, self.observer, self.requested_observer = owner.spec, owner.observer, owner.requested_observer
+
+    def build(self, input_shape: Any) -> None:
+        """There are no variables."""
+        keras.layers.Layer.build(self, input_shape)
+
+    def range(self) -> Range:
+        """That of the owner."""
+        return self.owner.range()
+
+    def in_use(self) -> Range | StepInUse:
+        """That of the owner."""
+        return self.owner.in_use()
+
+    def empty_record(self) -> Record:
+        """That of the owner."""
+        return self.owner.empty_record()
+
+    def submit(self, record: Record, training: bool | tf.Tensor) -> None:
+        """Leaves the record with the owner's."""
+        self.owner.submit(record, training)
+
+    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
+        """Quantizes `x` as the owner does; records it where `training`."""
+        return x if self.owner is None else self.owner(x, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        """Where the range is found."""
+        return {**keras.layers.Layer.get_config(self), "owner": self.owner_path}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SharedQuantizer":
+        """The inverse of `get_config`."""
+        return cls(**config)
 
 
 def _not_negative(step: tf.Tensor) -> tf.Tensor:

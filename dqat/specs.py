@@ -67,6 +67,7 @@ class Scheme:
     Attributes:
         activation: outputs of layers and inputs of the model.
         kernel: weight matrices, one range per tensor (TFLite's int8 FULLY_CONNECTED).
+        conv_kernel: convolution kernels, seen with the output channels last: one range per output channel.
         gate_kernel: recurrent weight matrices seen as [inputs, gates, units]: one range per gate.
         cell_state: LSTM cell states (TFLite's integer LSTM keeps them in int16).
         observer: how the ranges of activations and states are found.
@@ -74,6 +75,7 @@ class Scheme:
 
     activation: QuantizerSpec = QuantizerSpec()
     kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True)
+    conv_kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True, axis=-1)
     gate_kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True, axis=1)
     cell_state: QuantizerSpec = QuantizerSpec(num_bits=16, power_of_two=True)
     observer: Observer = field(default_factory=MovingAverage)

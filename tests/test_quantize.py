@@ -42,7 +42,7 @@ def test_sequential_models_are_quantized_too(speech):
 @pytest.mark.parametrize(
     "layer, words",
     [
-        (layers.GRU(4, name="mine"), ["'mine' (GRU)", "not supported yet", "Supported: Activation, Dense"]),
+        (layers.GRU(4, name="mine"), ["'mine' (GRU)", "not supported yet", "Supported: Activation, Add"]),
         (layers.Masking(name="mine"), ["'mine' (Masking)", "not supported yet"]),
         (
             layers.LSTM(4, activation="relu", name="mine"),
@@ -51,8 +51,8 @@ def test_sequential_models_are_quantized_too(speech):
         (layers.LSTM(4, go_backwards=True, name="mine"), ["'mine'", "go_backwards must be False, got True"]),
         (layers.LSTM(4, dropout=0.5, name="mine"), ["'mine'", "Put a Dropout layer before it"]),
         (
-            layers.Dense(4, activation="elu", name="mine"),
-            ["activation 'elu' is not supported yet", "Use one of linear"],
+            layers.Dense(4, activation="exponential", name="mine"),
+            ["activation 'exponential' is not supported yet", "Use one of linear"],
         ),
         (layers.Activation("gelu", name="mine"), ["'mine' (Activation)", "activation 'gelu'"]),
     ],
@@ -83,17 +83,6 @@ def model_of_another_keras():
     return type("Model", (), {"__module__": "keras.src.models.model", "name": "mine"})()
 
 
-def two_inputs():
-    first, second = keras.Input((3,)), keras.Input((3,))
-    return keras.Model([first, second], [layers.Dense(2)(first), layers.Dense(2)(second)])
-
-
-def shared_layer():
-    inputs = keras.Input((3,))
-    dense = layers.Dense(3)
-    return keras.Model(inputs, dense(dense(inputs)))
-
-
 @pytest.mark.parametrize(
     "make, error, message",
     [
@@ -102,8 +91,6 @@ def shared_layer():
         (lambda: dqat.quantize_model(speech_model()), ValueError, "is quantized already"),
         (lambda: layers.Dense(3), TypeError, r"model must be a .*Model, got .*Dense"),
         (model_of_another_keras, TypeError, r"is of another Keras \(keras.src.models.*build it with tf.keras"),
-        (two_inputs, ValueError, "has 2 inputs and 2 outputs"),
-        (shared_layer, ValueError, "layers called several times are not supported yet: dense"),
     ],
 )
 def test_a_model_that_cannot_be_quantized_is_refused(make, error, message):

@@ -5,6 +5,8 @@ inside an LSTM, which must stay the converter's own pattern to become the fused 
 the flatbuffer afterwards.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,30 @@ import tensorflow as tf
 
 from dqat import graph
 from dqat.keras_api import keras
-from dqat.layers import QuantizedLSTM, QuantizeWrapper
+from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
 from dqat.model import QuantizedModel
 from dqat.quantizers import Quantizer
 
 
-class _FakeQuant(keras.layers.Layer):
+def _fake_quant(quantizer: Quantizer, x: tf.Tensor) -> tf.Tensor:
     """TensorFlow's own fake-quant, with a constant range."""
+    with tf.init_scope():
+        low, high = (float(part.numpy()) for part in quantizer.range())
+    return tf.quantization.fake_quant_with_min_max_args(
+        x, low, high, num_bits=quantizer.spec.num_bits, narrow_range=quantizer.spec.narrow_range
+    )
 
-    def __init__(self, quantizer: Quantizer, **kwargs: Any) -> None:
+
+class _Constant(keras.layers.Layer):
+    """Runs a function that has no variables."""
+
+    def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._range = tuple(float(part.numpy()) for part in quantizer.range())
-        self._spec = quantizer.spec
+        self._function = tf.autograph.experimental.do_not_convert(function)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.quantization.fake_quant_with_min_max_args(
-            x, *self._range, num_bits=self._spec.num_bits, narrow_range=self._spec.narrow_range
-        )
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("training", None)
+        return self._function(*args, **kwargs)
 
 
 def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -50,36 +59,88 @@ def gate_weights(layer: QuantizedLSTM) -> dict[str, np.ndarray]:
     return {role: weight.numpy().reshape(weight.shape[0], -1) for role, weight in layer.quantized_weights().items()}
 
 
-def _set_quantized_weights(copy: keras.layers.Layer, layer: QuantizeWrapper | QuantizedLSTM) -> None:
-    if isinstance(layer, QuantizedLSTM):
-        for role, value in gate_weights(layer).items():
-            getattr(copy.cell, role).assign(value)
-        if layer.layer.use_bias:
-            copy.cell.bias.assign(layer.layer.cell.bias)
-        return
-    copy.set_weights(layer.layer.get_weights())
-    for role, value in layer.quantized_weights().items():
-        getattr(copy, role).assign(value)
+def _lstm(layer: QuantizedLSTM, tensors: Any) -> Any:
+    copy = _plain_copy(layer.layer)
+    tensors = copy(tensors)
+    for role, value in gate_weights(layer).items():
+        getattr(copy.cell, role).assign(value)
+    if layer.layer.use_bias:
+        copy.cell.bias.assign(layer.layer.cell.bias)
+    return _Constant(functools.partial(_fake_quant, layer.hidden), name=f"{layer.name}_output")(tensors)
+
+
+def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
+    """x * factor + shift per channel, as TFLite computes it exactly: a depthwise convolution of 1x1.
+
+    Args:
+        x: float32 [1, ..., channels].
+        factor: float32, [channels] or scalar.
+        shift: like `factor`.
+    """
+    channels, shape = x.shape[-1], x.shape.as_list()
+    factor, shift = (np.broadcast_to(np.float32(part).reshape(-1), [channels]) for part in (factor, shift))
+    x = x if len(shape) == 4 else tf.reshape(x, [1, -1, 1, channels])
+    x = tf.nn.depthwise_conv2d(x, factor.reshape(1, 1, channels, 1), [1, 1, 1, 1], "VALID")
+    x = tf.nn.bias_add(x, shift)
+    return x if len(shape) == 4 else tf.reshape(x, shape)
+
+
+def _factor_and_shift(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """What a layer multiplies each channel with, and adds to it."""
+    if isinstance(layer, keras.layers.Rescaling):
+        return layer.scale, layer.offset
+    if isinstance(layer, keras.layers.Normalization):
+        factor = 1.0 / np.maximum(np.sqrt(np.array(layer.variance)), keras.backend.epsilon())
+        return factor, -np.array(layer.mean) * factor
+    factor = 1.0 / np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
+    factor = factor if layer.gamma is None else factor * layer.gamma.numpy()
+    return factor, (0.0 if layer.beta is None else layer.beta.numpy()) - layer.moving_mean.numpy() * factor
+
+
+#: Layers that are nothing at inference.
+_ABSENT = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+_AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization)
+
+
+def _inference(layer: QuantizeWrapper) -> Callable[..., Any]:
+    quantizers = layer.quantizers()
+    if isinstance(layer.layer, _AFFINE):
+        factor_and_shift = _factor_and_shift(layer.layer)
+        after = [quantizers["output"]] if "output" in quantizers else []
+        return lambda x: functools.reduce(lambda y, one: _fake_quant(one, y), after, affine(x, *factor_and_shift))
+    return functools.partial(layer.inference, point=lambda role, x: _fake_quant(quantizers[role], x))
 
 
 def inference_graph(model: QuantizedModel) -> keras.Model:
     """A float model that computes what `model` simulates, but for the states inside LSTMs."""
+    source = graph.read(model)
+    folded = {layer.norm_name for layer in source.layers() if isinstance(layer, QuantizedLayer)}
 
-    def convert(layer, tensors):
-        if isinstance(layer, keras.layers.InputLayer):
+    def convert(call, args, kwargs):
+        layer = call.layer
+        kwargs.pop("training", None)
+        if call.is_input:
             shape = (1, *layer.input_shape[0][1:])
-            return keras.Input(batch_input_shape=shape, dtype=layer.dtype, name=layer.name)
+            return 2 * (keras.Input(batch_input_shape=shape, dtype=layer.dtype, name=layer.name),)
         if isinstance(layer, Quantizer):
-            return _FakeQuant(layer, name=layer.name)(tensors)
-        if isinstance(layer, keras.layers.Dropout):
-            return tensors
-        if not isinstance(layer, (QuantizeWrapper, QuantizedLSTM)):
-            return _plain_copy(layer)(tensors)
-        copy = _plain_copy(layer.layer)
-        tensors = copy(tensors)
-        _set_quantized_weights(copy, layer)
-        output = layer.hidden if isinstance(layer, QuantizedLSTM) else layer.output_quantizer
-        return tensors if output is None else _FakeQuant(output, name=f"{layer.name}_output")(tensors)
+            return _Constant(functools.partial(_fake_quant, layer), name=layer.name)(*args)
+        if isinstance(layer, _ABSENT) or layer.name in folded:
+            return args[0]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            factor_and_shift = _factor_and_shift(layer)
+            return _Constant(lambda x: affine(x, *factor_and_shift), name=layer.name)(*args)
+        if isinstance(layer, QuantizedLSTM):
+            return _lstm(layer, *args)
+        if isinstance(layer, QuantizeWrapper):
+            return _Constant(_inference(layer), name=layer.name)(*args, **kwargs)
+        return _plain_copy(layer)(*args, **kwargs)
 
-    inputs, outputs = graph.rebuild(model, convert)
+    inputs, outputs = graph.rebuild(source, convert)
     return keras.Model(inputs, outputs, name=model.name)

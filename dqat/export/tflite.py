@@ -15,7 +15,7 @@ from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import gate_weights, inference_graph
 from dqat.keras_api import keras
-from dqat.layers import QuantizedLayer, QuantizedLSTM
+from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
 from dqat.model import named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
@@ -70,7 +70,9 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_ranges(model)
-    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model))))
+    floats = inference_graph(model)
+    flatbuffer = Flatbuffer(_to_integers(model, _convert(floats)))
+    flatbuffer.order(floats.input_names, floats.output_names)
     parameters = _settle(model, flatbuffer)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     _write_atomically(path, content)
@@ -203,13 +205,35 @@ def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:
             shape[spec.axis] = -1
             scale = scale.reshape(shape)
         safe = np.where(scale == 0, 1, scale)
-        codes[role] = np.rint(values[role].numpy() / safe).astype(np.int8)
+        codes[role] = np.rint(_on_grid(layer, role, values[role].numpy()) / safe).astype(np.int8)
     return codes
+
+
+def _on_grid(layer: QuantizedLayer, role: str, values: np.ndarray) -> np.ndarray:
+    """The values that the weight's range speaks of: the folded ones, where weights are folded per tensor."""
+    if layer.norm is None or layer.weight_specs()[role].axis is not None:
+        return values
+    return values * layer.fold_factor().numpy()
+
+
+def _stored(layer: QuantizeWrapper, role: str, codes: np.ndarray) -> np.ndarray:
+    """The integers as TFLite stores them: output channels first, and signs turned by what is folded in."""
+    if layer.norm is not None and role == list(layer.weight_specs())[-1]:
+        sign = np.sign(layer.fold_factor().numpy()).astype(np.int8)
+        transposed = isinstance(layer.layer, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
+        spec = layer.weight_specs()[role]
+        # Per tensor the integers are those of the folded weights already.
+        codes = codes * (sign != 0 if spec.axis is None else sign[:, None] if transposed else sign)
+    if role == "depthwise_kernel":
+        return codes
+    return np.moveaxis(codes, layer.weight_specs()[role].axis or -1, 0)
 
 
 def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, object]:
     """The integer file's LSTM operators by layer name; all weights must be the trained ones."""
-    constants = flatbuffer.constants()
+    constants: dict[int, list[np.ndarray]] = {}
+    for constant in flatbuffer.constants():
+        constants.setdefault(constant.size, []).append(constant.reshape(-1))
     found = {}
     for layer in model.layers:
         if not isinstance(layer, QuantizedLayer):
@@ -228,7 +252,8 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str
                 raise ExportError(f"the file has no LSTM with the trained weights of {layer.name!r}")
             continue
         for role, code in codes.items():
-            if not any(np.array_equal(constant, code.T) for constant in constants):
+            stored = _stored(layer, role, code).reshape(-1)
+            if not any(np.array_equal(constant, stored) for constant in constants.get(stored.size, [])):
                 raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")
     return found
 

@@ -1,7 +1,7 @@
 """Any layer with quantized weights and a quantized output."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -11,18 +11,31 @@ from dqat.observers import Range
 from dqat.quantizers import Quantizer, quantize_weight, weight_range
 from dqat.specs import QuantizerSpec
 
+#: Takes a role and a tensor, and gives the tensor as the quantizer of that role leaves it.
+Point = Callable[[str, tf.Tensor], tf.Tensor]
+
 
 class QuantizedLayer(keras.layers.Layer):
     """Base of the layers that hold a float layer and quantize what it does.
 
     Args:
         layer: the float layer, whose weights are trained.
+        norm: name of the BatchNormalization in the same model that export folds into this layer.
+
+    Attributes:
+        norm: that layer, once the model is made; else None.
     """
 
-    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+    def __init__(self, layer: keras.layers.Layer, *, norm: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("name", layer.name)
         super().__init__(**kwargs)
         self.layer = layer
+        self.norm_name = norm
+        self.norm: keras.layers.BatchNormalization | None = None
+
+    def connect(self, norm: keras.layers.BatchNormalization) -> None:
+        """Tells which layer `norm_name` stands for; the model holds its weights."""
+        object.__setattr__(self, "norm", norm)  # not tracked: it is no part of this layer
 
     def quantizers(self) -> dict[str, Quantizer]:
         """The quantizers of activations and states, by role."""
@@ -48,12 +61,12 @@ class QuantizedLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The float layer beside Keras' own fields."""
-        return {**super().get_config(), "layer": serialize(self.layer)}
+        return {**super().get_config(), "layer": serialize(self.layer), "norm": self.norm_name}
 
 
 @contextlib.contextmanager
-def _replaced(layer: keras.layers.Layer, values: dict[str, tf.Tensor]) -> Iterator[None]:
-    """The layer with tensors in the place of some of its variables."""
+def replaced(layer: keras.layers.Layer, values: dict[str, Any]) -> Iterator[None]:
+    """The layer with other values, such as tensors for variables, in the place of some attributes."""
     kept = {name: getattr(layer, name) for name in values}
     # Keras' own __setattr__ would track the tensors, or drop the variables that they stand for.
     for name, value in values.items():
@@ -65,15 +78,28 @@ def _replaced(layer: keras.layers.Layer, values: dict[str, tf.Tensor]) -> Iterat
             object.__setattr__(layer, name, value)
 
 
+def as_shapes(shape: Any) -> Any:
+    """A shape, or a list of them, as Keras' layers read it: a saved shape is a list, and so are several shapes."""
+    if isinstance(shape, (list, tuple)) and shape and isinstance(shape[0], (list, tuple, tf.TensorShape)):
+        return [tf.TensorShape(one) for one in shape]
+    return tf.TensorShape(shape)
+
+
 @register("dqat")
 class QuantizeWrapper(QuantizedLayer):
     """Runs a layer with fake-quantized weights and fake-quantizes its output.
+
+    A BatchNormalization that follows stays a layer of its own, with Keras' own training statistics, and export
+    folds it. Per channel that changes no integer: the grid of a channel's weights times a factor is the grid of
+    the folded weights. Per tensor (Dense) the weights are quantized on the grid of the folded ones, with the
+    present moving variance.
 
     Args:
         layer: a built or unbuilt float layer.
         weights: quantizer per attribute of `layer` that holds a weight, such as {"kernel": QuantizerSpec()}.
         output: the output's quantizer, or None where the output goes on unquantized (before an activation
             that TFLite fuses, or where the range is that of the input).
+        norm: see `QuantizedLayer`.
     """
 
     def __init__(
@@ -89,12 +115,15 @@ class QuantizeWrapper(QuantizedLayer):
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layer and the quantizer."""
+        input_shape = as_shapes(input_shape)
         if not self.layer.built:
             with tf.name_scope(self.layer.name):
                 self.layer.build(input_shape)
             self.layer.built = True
-        if self.output_quantizer is not None:
-            self.output_quantizer.build(self.layer.compute_output_shape(input_shape))
+        for quantizer in self.quantizers().values():
+            if not quantizer.built:
+                per_channel = quantizer.spec.axis is not None
+                quantizer.build(self.layer.compute_output_shape(input_shape) if per_channel else None)
         super().build(input_shape)
 
     def quantizers(self) -> dict[str, Quantizer]:
@@ -106,17 +135,90 @@ class QuantizeWrapper(QuantizedLayer):
         return dict(self._weight_specs)
 
     def weight_values(self) -> dict[str, tf.Tensor]:
-        """The float layer's variables."""
-        return {name: tf.convert_to_tensor(getattr(self.layer, name)) for name in self._weight_specs}
+        """The float layer's variables; depthwise kernels with both channel axes as one."""
+        values = {name: tf.convert_to_tensor(getattr(self.layer, name)) for name in self._weight_specs}
+        if "depthwise_kernel" in values:
+            kernel = values["depthwise_kernel"]
+            values["depthwise_kernel"] = tf.reshape(kernel, [*kernel.shape[:-2], kernel.shape[-2] * kernel.shape[-1]])
+        return values
 
-    def call(self, inputs: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
+    def quantized_weights(self) -> dict[str, tf.Tensor]:
+        """See `QuantizedLayer.quantized_weights`; where it is folded per tensor, on the folded weights' grid."""
+        if not self._folds_per_tensor():
+            return super().quantized_weights()
+        factor = self.fold_factor()
+        safe = tf.where(tf.equal(factor, 0.0), 1.0, factor)
+        return {role: quantize_weight(self.weight_values()[role] * safe, spec) / safe for role, spec in self._folded()}
+
+    def weight_ranges(self) -> dict[str, Range]:
+        """The range of each quantized weight; of the folded one, where it is folded per tensor."""
+        if not self._folds_per_tensor():
+            return super().weight_ranges()
+        factor = self.fold_factor()
+        safe = tf.where(tf.equal(factor, 0.0), 1.0, factor)
+        return {role: weight_range(self.weight_values()[role] * safe, spec) for role, spec in self._folded()}
+
+    def _folded(self) -> list[tuple[str, QuantizerSpec]]:
+        return list(self._weight_specs.items())[-1:]
+
+    def _folds_per_tensor(self) -> bool:
+        return self.norm is not None and all(spec.axis is None for _, spec in self._folded())
+
+    def fold_factor(self) -> tf.Tensor:
+        """What folding multiplies each output channel with: gamma / sqrt(moving variance + epsilon)."""
+        factor = tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
+        return tf.stop_gradient(factor if self.norm.gamma is None else factor * self.norm.gamma)
+
+    def _in_layer_shape(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return {name: tf.reshape(value, getattr(self.layer, name).shape) for name, value in values.items()}
+
+    def _call_layer(self, inputs: Any, arguments: dict[str, Any], weights: dict[str, Any], point: Point) -> Any:
+        with replaced(self.layer, weights):
+            outputs = self._run(inputs, arguments, point)
+        return outputs if self.output_quantizer is None else point("output", outputs)
+
+    def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
+        return self.layer.call(inputs, **arguments)
+
+    def call(self, inputs: Any, training: bool | tf.Tensor | None = None, **kwargs: Any) -> Any:
         """The layer's own `call`, on quantized weights."""
-        arguments = {"training": training} if self.layer._expects_training_arg else {}
-        with _replaced(self.layer, self.quantized_weights()):
-            outputs = self.layer.call(inputs, **arguments)
-        if self.output_quantizer is not None:
-            outputs = self.output_quantizer(outputs, training=training)
-        return outputs
+        if self.layer._expects_training_arg:
+            kwargs["training"] = training
+        return self._call_layer(
+            inputs,
+            kwargs,
+            self._in_layer_shape(self.quantized_weights()),
+            lambda role, x: self.quantizers()[role](x, training=training),
+        )
+
+    def inference(self, inputs: Any, point: Point, **kwargs: Any) -> Any:
+        """What export writes: the same arithmetic with constant weights, BatchNormalization folded.
+
+        Args:
+            inputs: as of `call`.
+            point: what marks a quantized tensor.
+            **kwargs: as of `call`.
+        """
+        if self.layer._expects_training_arg:
+            kwargs["training"] = False
+        with tf.init_scope():  # variables are read here, even where a graph is built
+            weights = self.inference_weights()
+        return self._call_layer(inputs, kwargs, weights, point)
+
+    def inference_weights(self) -> dict[str, Any]:
+        """NumPy arrays of the quantized weights, folded, in the shapes of the layer, and the bias."""
+        weights = {name: value.numpy() for name, value in self._in_layer_shape(self.quantized_weights()).items()}
+        bias = getattr(self.layer, "bias", None)
+        if bias is not None:
+            weights["bias"] = bias.numpy()
+        if self.norm is not None:
+            ((role, _),) = self._folded()
+            factor = self.fold_factor().numpy()
+            weights[role] = _times_channels(role, weights[role], factor, self.layer)
+            shift = 0.0 if self.norm.beta is None else self.norm.beta.numpy()
+            weights["bias"] = (weights.get("bias", 0.0) - self.norm.moving_mean.numpy()) * factor + shift
+            weights["use_bias"] = True
+        return weights
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the layer."""
@@ -138,3 +240,12 @@ class QuantizeWrapper(QuantizedLayer):
         config["weights"] = {name: deserialize(spec) for name, spec in config["weights"].items()}
         config["output"] = deserialize(config["output"])
         return cls(**config)
+
+
+def _times_channels(role: str, kernel: Any, factor: Any, layer: keras.layers.Layer) -> Any:
+    """A kernel with each output channel times its factor."""
+    if role == "depthwise_kernel":
+        return kernel * factor.reshape(kernel.shape[-2:])
+    if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.Conv1DTranspose)):
+        return kernel * factor[:, None]
+    return kernel * factor

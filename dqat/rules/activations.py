@@ -3,22 +3,20 @@
 from collections.abc import Callable
 
 from dqat.keras_api import keras
-from dqat.layers import QuantizeWrapper
+from dqat.layers import QuantizedSteps, QuantizeWrapper
 from dqat.observers import Fixed
-from dqat.quantizers import Quantizer
 from dqat.rules.context import Context, refuse
 
 layers = keras.layers
 
 #: Activations that TFLite computes inside the layer before.
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
+_SIGMOID = Fixed(0.0, 255.0 / 256.0)
 #: Activations whose int8 kernels prescribe the output's range: LOGISTIC, SOFTMAX (scale 1/256, zero point
 #: -128) and TANH (scale 1/128, zero point 0).
-FIXED_OUTPUTS = {
-    "softmax": Fixed(0.0, 255.0 / 256.0),
-    "sigmoid": Fixed(0.0, 255.0 / 256.0),
-    "tanh": Fixed(-1.0, 127.0 / 128.0),
-}
+FIXED_OUTPUTS = {"softmax": _SIGMOID, "sigmoid": _SIGMOID, "tanh": Fixed(-1.0, 127.0 / 128.0)}
+#: Activations that are operations of their own, with a range like any other.
+OWN_OPERATIONS = ("elu", "leaky_relu")
 
 
 def activation_name(function: Callable) -> str:
@@ -29,27 +27,51 @@ def activation_name(function: Callable) -> str:
 
 def _activation_function(layer: layers.Layer) -> str:
     if isinstance(layer, layers.ReLU):
-        plain = layer.negative_slope == 0 and layer.threshold == 0 and layer.max_value in (None, 6)
-        return ("relu" if layer.max_value is None else "relu6") if plain else "relu with other parameters"
+        plain = layer.negative_slope == 0 and layer.threshold == 0
+        if plain and layer.max_value in (None, 6):
+            return "relu" if layer.max_value is None else "relu6"
+        if layer.threshold == 0 and layer.max_value is None:
+            return "leaky_relu"
+        return "relu with other parameters"
     if isinstance(layer, layers.Softmax):
         return "softmax"
+    if isinstance(layer, layers.ELU):
+        return "elu"
+    if isinstance(layer, layers.LeakyReLU):
+        return "leaky_relu"
     return activation_name(layer.activation)
 
 
 def is_fused_activation(layer: layers.Layer | None) -> bool:
     """Whether TFLite computes this layer inside the one before it."""
-    return isinstance(layer, (layers.Activation, layers.ReLU)) and _activation_function(layer) in FUSED_ACTIVATIONS
+    return type(layer) in (layers.Activation, layers.ReLU) and _activation_function(layer) in ("relu", "relu6")
 
 
 def activation(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     """The rule of layers that are an activation."""
     name = _activation_function(layer)
-    if name in FUSED_ACTIVATIONS:
-        return [QuantizeWrapper(layer, output=None if name == "linear" else context.quantizer("output"))]
+    if name == "linear":
+        return [layer]
+    if name in FUSED_ACTIVATIONS or name in OWN_OPERATIONS:
+        return [QuantizeWrapper(layer, output=context.output(layer))]
     if name in FIXED_OUTPUTS:
-        return [QuantizeWrapper(layer, output=Quantizer(context.scheme.activation, FIXED_OUTPUTS[name], name="output"))]
-    known = ", ".join((*FUSED_ACTIVATIONS, *FIXED_OUTPUTS))
+        return [QuantizeWrapper(layer, output=context.output(layer, fixed=FIXED_OUTPUTS[name]))]
+    if name in ("swish", "silu"):
+        points = {"sigmoid": context.quantizer("sigmoid", _SIGMOID)}
+        return [QuantizedSteps(layer, "swish", points, output=context.output(layer))]
+    known = ", ".join((*FUSED_ACTIVATIONS, *FIXED_OUTPUTS, *OWN_OPERATIONS, "swish"))
     raise refuse(layer, f"activation {name!r} is not supported yet", f"Use one of {known}")
 
 
-RULES = {layers.Activation: activation, layers.ReLU: activation, layers.Softmax: activation}
+def passes_range(layer: layers.Layer) -> bool:
+    """Whether the output has the range of the input."""
+    return isinstance(layer, layers.Activation) and activation_name(layer.activation) == "linear"
+
+
+RULES = {
+    layers.Activation: activation,
+    layers.ReLU: activation,
+    layers.Softmax: activation,
+    layers.ELU: activation,
+    layers.LeakyReLU: activation,
+}

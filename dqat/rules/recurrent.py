@@ -29,7 +29,7 @@ def _lstm(layer: layers.LSTM, context: Context) -> list[layers.Layer]:
         QuantizedLSTM(
             layer,
             context.scheme.gate_kernel,
-            hidden=context.quantizer("hidden"),
+            hidden=context.output(layer, "hidden"),
             cell_state=Quantizer(context.scheme.cell_state, context.scheme.observer, name="cell_state"),
         )
     ]

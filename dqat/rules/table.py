@@ -1,11 +1,13 @@
 """Which layer is quantized how: one table from layer class to rule."""
 
 from dqat.keras_api import keras
-from dqat.rules import activations, dense, recurrent, shape
+from dqat.rules import activations, merging, normalization, products, recurrent, shape
 from dqat.rules.context import Context, Rule, refuse
 
 #: Exact classes, not subclasses: a subclass may compute anything.
-RULES: dict[type, Rule] = activations.RULES | dense.RULES | recurrent.RULES | shape.RULES
+RULES: dict[type, Rule] = (
+    activations.RULES | products.RULES | normalization.RULES | merging.RULES | recurrent.RULES | shape.RULES
+)
 
 
 def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers.Layer]:
@@ -19,3 +21,8 @@ def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers
         known = ", ".join(sorted(cls.__name__ for cls in RULES))
         raise refuse(layer, "this layer is not supported yet", f"Supported: {known}")
     return rule(layer, context)
+
+
+def keeps_range(layer: keras.layers.Layer) -> bool:
+    """Whether all inputs and outputs of the layer must have one range."""
+    return type(layer) in (*shape.PASSING, *merging.SHARING) or activations.passes_range(layer)

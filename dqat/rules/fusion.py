@@ -1,0 +1,84 @@
+"""What the layers of a graph have to do with one another: fusing, folding, and ranges that must be one."""
+
+from dataclasses import dataclass
+
+from dqat.graph import Call, Graph, Tensor
+from dqat.keras_api import keras
+from dqat.rules.activations import is_fused_activation
+from dqat.rules.context import Context, SharedRange
+from dqat.rules.products import folds
+from dqat.rules.table import keeps_range
+from dqat.specs import Scheme
+
+
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """The contexts of all layers of a graph.
+
+    Args:
+        graph: the float model's.
+        scheme: which quantizer each kind of tensor gets.
+        names: of the layers, by id.
+    """
+
+    graph: Graph
+    scheme: Scheme
+    names: dict[int, str]
+
+    def __post_init__(self) -> None:
+        """Reads the graph once."""
+        object.__setattr__(self, "_consumers", self.graph.consumers())
+        object.__setattr__(self, "_shared", self._shared_ranges())
+
+    def context(self, layer: keras.layers.Layer) -> Context:
+        """What the layer's rule has to know."""
+        calls = self.graph.calls_of(layer)
+        after = [self._only_consumer(call) for call in calls]
+        norm = self._foldable_norm(calls, after)
+        fused = norm is not None or all(call is not None and is_fused_activation(call.layer) for call in after)
+        return Context(
+            self.scheme,
+            output_is_fused=fused,
+            norm=None if norm is None else self.names[id(norm)],
+            shared=self._shared.get(self._end_of(calls[0])),
+            calls=tuple(calls),
+        )
+
+    def _only_consumer(self, call: Call) -> Call | None:
+        consumers = [one for tensor in call.results for one in self._consumers[tensor]]
+        return consumers[0] if len(consumers) == 1 else None
+
+    def _foldable_norm(self, calls: list[Call], after: list[Call | None]) -> keras.layers.Layer | None:
+        if len(calls) != 1 or after[0] is None:
+            return None
+        norm = after[0].layer
+        return norm if folds(calls[0].layer, norm) and len(self.graph.calls_of(norm)) == 1 else None
+
+    def _end_of(self, call: Call) -> Tensor:
+        return call.results[0]
+
+    def _shared_ranges(self) -> dict[Tensor, SharedRange]:
+        """By tensor, the range that it must be in; tensors with a range of their own are left out."""
+        parent: dict[Tensor, Tensor] = {}
+
+        def root(tensor: Tensor) -> Tensor:
+            while parent.get(tensor, tensor) is not tensor:
+                tensor = parent[tensor]
+            return tensor
+
+        calls = [call for call in self.graph.calls if not call.is_input and keeps_range(call.layer)]
+        # All calls of a shared layer go through its one output quantizer.
+        several = [self.graph.calls_of(layer) for layer in self.graph.layers()]
+        together = [[*call.inputs, *call.results] for call in calls]
+        together += [[call.results[0] for call in group] for group in several if len(group) > 1]
+        for first, *others in together:
+            for other in others:
+                parent[root(other)] = root(first)
+        producer = {tensor: call.layer for call in self.graph.calls for tensor in call.results}
+        ranges: dict[Tensor, SharedRange] = {}
+        for tensor in {tensor for group in together for tensor in group}:
+            shared = ranges.setdefault(root(tensor), SharedRange())
+            name = self.names[id(producer[tensor])]
+            if name not in shared.members:
+                shared.members.append(name)
+        return {tensor: ranges[root(tensor)] for group in together for tensor in group}

@@ -1,0 +1,77 @@
+"""TensorFlow operations in functional models, such as `x * 2 + 1` or `tf.nn.relu(x)`, as the layers they equal."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dqat.graph import Call, Tensor
+from dqat.keras_api import keras
+from dqat.layers import Arithmetic
+
+layers = keras.layers
+
+#: TensorFlow's symbols of arithmetic, as Keras records them, and the layer of two tensors where there is one.
+_ARITHMETIC = {
+    "__operators__.add": ("add", layers.Add),
+    "math.add": ("add", layers.Add),
+    "math.subtract": ("subtract", layers.Subtract),
+    "math.multiply": ("multiply", layers.Multiply),
+    "math.truediv": ("divide", None),
+    "math.divide": ("divide", None),
+    "math.maximum": ("maximum", layers.Maximum),
+    "math.minimum": ("minimum", layers.Minimum),
+}
+_ACTIVATIONS = {
+    "nn.relu": "relu",
+    "nn.relu6": "relu6",
+    "nn.sigmoid": "sigmoid",
+    "math.sigmoid": "sigmoid",
+    "nn.tanh": "tanh",
+    "math.tanh": "tanh",
+    "nn.silu": "swish",
+    "nn.elu": "elu",
+    "nn.softmax": "softmax",
+}
+
+
+def as_layer(call: Call) -> Call:
+    """The call of a layer that computes the same; the call itself where there is none, or where it is a layer's."""
+    if type(call.layer).__name__ != "TFOpLambda":
+        return call
+    symbol = call.layer.get_config()["function"]
+    name = call.layer.name
+    if symbol in _ARITHMETIC:
+        return _arithmetic(call, *_ARITHMETIC[symbol])
+    (first, *rest), options = call.args or (None,), {k: v for k, v in call.kwargs.items() if v is not None}
+    options.pop("name", None)
+    if symbol in _ACTIVATIONS and isinstance(first, Tensor) and not rest and not options:
+        return _called(call, layers.Activation(_ACTIVATIONS[symbol], name=_legal(name)), first)
+    return call
+
+
+def _legal(name: str) -> str:
+    """A name that Keras takes for a scope: TensorFlow's symbols have dots and underscores first."""
+    return name.replace("__operators__", "operators")
+
+
+def _called(call: Call, layer: layers.Layer, inputs: Any) -> Call:
+    return replace(call, layer=layer, args=(inputs,), kwargs={})
+
+
+def _arithmetic(call: Call, operation: str, of_two: Callable[..., layers.Layer] | None) -> Call:
+    operands = [*call.args, *(call.kwargs[key] for key in ("x", "y") if key in call.kwargs)]
+    if len(operands) != 2:
+        return call
+    name = _legal(call.layer.name)
+    are_tensors = [isinstance(operand, Tensor) for operand in operands]
+    if all(are_tensors):
+        return call if of_two is None else _called(call, of_two(name=name), operands)
+    constant = operands[are_tensors.index(False)]
+    tensor = operands[are_tensors.index(True)]
+    values = np.asarray(tf.keras.backend.get_value(constant) if tf.is_tensor(constant) else constant)
+    if operation in ("add", "multiply") and not are_tensors[0]:
+        return _called(call, Arithmetic(operation, values, name=name), tensor)
+    return _called(call, Arithmetic(operation, values, not are_tensors[0], name=name), tensor)
