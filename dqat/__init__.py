@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dqat import distribute, integer, layers, observers, ops, quantizers
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
-    from dqat.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
+    from dqat.export.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
     from dqat.model import ranges
     from dqat.parity import ParityReport, verify
     from dqat.quantize import quantize_model
@@ -23,14 +23,14 @@ _NAMES = {
     "ExportError": "export",
     "ExportReport": "export",
     "ParityReport": "parity",
-    "TfliteFile": "inspection",
-    "TfliteFileError": "inspection",
+    "TfliteFile": "export.inspection",
+    "TfliteFileError": "export.inspection",
     "QuantizerSpec": "specs",
     "Scheme": "specs",
     "UnsupportedLayerError": "rules",
-    "compare_tflite": "inspection",
+    "compare_tflite": "export.inspection",
     "coverage": "coverage_report",
-    "inspect_tflite": "inspection",
+    "inspect_tflite": "export.inspection",
     "export_tflite": "export",
     "quantize_model": "quantize",
     "ranges": "model",

@@ -82,7 +82,7 @@ def doctor(as_json: AsJson = False) -> None:
 def inspect(file: TflitePath, as_json: AsJson = False) -> None:
     """Show a file's operators, tensors, scales, and islands of float operators."""
     with _errors_in_one_line():
-        from dqat.inspection import inspect_tflite
+        from dqat.export.inspection import inspect_tflite
 
         found = inspect_tflite(file)
     if as_json:
@@ -140,7 +140,7 @@ def _tensor_row(tensor: Any) -> tuple:
 def compare(first: TflitePath, second: TflitePath, as_json: AsJson = False) -> None:
     """List the differences of two files: operators, types, shapes, scales, constants. Exit status 1 if any."""
     with _errors_in_one_line():
-        from dqat.inspection import compare_tflite
+        from dqat.export.inspection import compare_tflite
 
         differences = compare_tflite(first, second)
     if as_json:
@@ -173,13 +173,19 @@ def quantize(
 def export(
     model: ModelPath,
     file: Annotated[pathlib.Path, typer.Argument(help="The .tflite file to write.")],
+    target: Annotated[
+        str, typer.Option(help="Where it is to run: tflite, edgetpu, nnapi or microcontroller.")
+    ] = "tflite",
     as_json: AsJson = False,
 ) -> None:
-    """Write a trained quantization-aware model as an integer-only TFLite file."""
+    """Write a trained quantization-aware model as an integer-only TFLite file.
+
+    Exit status 1 where the target does not run an operator of it.
+    """
     with _errors_in_one_line():
         import dqat
 
-        report = dqat.export_tflite(_load(model), file)
+        report = dqat.export_tflite(_load(model), file, target=target)
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:
@@ -188,6 +194,10 @@ def export(
             ["quantizer", "scale", "zero point"],
             [(path, f"{scale:.9g}", zero_point) for path, (scale, zero_point) in report.parameters.items()],
         )
+        for fallback in report.fallbacks:
+            typer.echo(str(fallback))
+    if any(fallback.certain for fallback in report.fallbacks):
+        raise typer.Exit(_NO)
 
 
 @app.command(epilog="Example: `dqat verify qat.keras model.tflite samples.npy --within-1-lsb 0.995`")
@@ -205,7 +215,7 @@ def verify(
         import numpy as np
 
         import dqat
-        from dqat.inspection import inspect_tflite
+        from dqat.export.inspection import inspect_tflite
 
         inspect_tflite(file)  # a damaged file is found before the model is loaded
         report = dqat.verify(_load(model), file, np.load(data, allow_pickle=False))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from dqat.inspection import inspect_tflite
+from dqat.export.inspection import inspect_tflite
 from dqat.keras_api import keras
 from dqat.model import require_quantized
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 import dqat
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer
-from dqat.inspection import TfliteFileError, compare_tflite, inspect_tflite
+from dqat.export.inspection import TfliteFileError, compare_tflite, inspect_tflite
 from dqat.keras_api import keras
 
 

@@ -14,12 +14,13 @@ from dqat import integer
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import gate_weights, inference_graph
+from dqat.export.inspection import describe
+from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.keras_api import keras
 from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
 from dqat.model import named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
-TARGETS = ("tflite",)
 #: The converter computes a scale from the range in other ways than dqat; they agree to this.
 _SCALE_TOLERANCE = 1e-6
 
@@ -38,12 +39,14 @@ class ExportReport:
         operators: names, in order of execution.
         parameters: (scale, zero point) in the file, by quantizer ("layer/role"): exactly those of the trained
             ranges, as float32.
+        fallbacks: operators that the target does not run, or only under a condition; with what to change.
     """
 
     path: pathlib.Path
     size: int
     operators: tuple[str, ...]
     parameters: dict[str, tuple[float, int]] = field(repr=False)
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = "tflite") -> ExportReport:
@@ -56,7 +59,8 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     Args:
         model: what `quantize_model` returned, trained for at least one step.
         path: the file to write; replaced where it exists.
-        target: "tflite".
+        target: where the file is to run: "tflite" (its interpreter), "edgetpu" (Coral), "nnapi" (Android) or
+            "microcontroller" (TFLite Micro). The file is the same; the report says what falls back there.
 
     Returns:
         An `ExportReport`.
@@ -75,8 +79,9 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     flatbuffer.order(floats.input_names, floats.output_names)
     parameters = _settle(model, flatbuffer)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
+    fallen = fallbacks(describe(content, path), target)
     _write_atomically(path, content)
-    return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters)
+    return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters, fallen)
 
 
 def _require_ranges(model: keras.Model) -> None:

@@ -130,7 +130,11 @@ def inspect_tflite(path: str | os.PathLike) -> TfliteFile:
             is enough, since they carry a checksum.
     """
     path = pathlib.Path(path)
-    content = path.read_bytes()
+    return describe(path.read_bytes(), path)
+
+
+def describe(content: bytes, path: pathlib.Path) -> TfliteFile:
+    """Like `inspect_tflite`, of a file's contents; the path is for messages and the result."""
     if content[4:8] != _IDENTIFIER:
         raise TfliteFileError(f"{path} is no TFLite file: bytes 4 to 8 are not {_IDENTIFIER.decode()!r}")
     if checksum.is_wrong(content):
