@@ -6,7 +6,7 @@ from dqat.keras_api import keras
 from dqat.layers import QuantizedLayer
 from dqat.model import require_quantized
 from dqat.observers import Fixed
-from dqat.quantizers import Quantizer
+from dqat.quantizers import Quantizer, SharedQuantizer
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Coverage:
 
 
 def _describe(quantizer: Quantizer) -> str:
+    if isinstance(quantizer, SharedQuantizer):
+        return f"{quantizer.spec}, shares the range of {quantizer.owner_path}"
     observer = quantizer.observer
     if isinstance(observer, Fixed):
         return f"{quantizer.spec}, fixed [{observer.min:g}, {observer.max:g}]"
@@ -70,9 +72,16 @@ def coverage(model: keras.Model) -> Coverage:
     """
     require_quantized(model)
     rows = []
+    folded = {layer.norm_name: layer.name for layer in model.layers if isinstance(layer, QuantizedLayer)}
     for layer in model.layers:
         if isinstance(layer, Quantizer):
-            rows.append(CoverageRow(layer.name, "Input", "output", _describe(layer), True))
+            rows.append(CoverageRow(layer.name, "Quantizer", "output", _describe(layer), True))
+        elif layer.name in folded:
+            why = f"folded into {folded[layer.name]} at export; its statistics are Keras' own"
+            rows.append(CoverageRow(layer.name, type(layer).__name__, "", why, True))
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            why = "int8 per channel at export: a depthwise convolution of 1x1; present values"
+            rows.append(CoverageRow(layer.name, type(layer).__name__, "gamma", why, True))
         elif isinstance(layer, QuantizedLayer):
             kind = type(layer.layer).__name__
             for role, spec in layer.weight_specs().items():

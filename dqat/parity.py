@@ -1,8 +1,9 @@
 """Parity: the simulation against the exported file, in LSBs of the output."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,7 +40,8 @@ class ParityReport:
         max_lsb: largest difference in integers.
         same_class: share of samples whose largest output stands at the same place.
         layers: parity by output so far; by layer is to come.
-        simulation: float32 [samples, ...], what the quantization-aware model gives.
+        simulation: float32 [samples, ...], what the quantization-aware model gives; a list where it has several
+            outputs.
         integer: the same from the file, dequantized.
         kernels: which kernels of which interpreter the figures are for.
     """
@@ -49,8 +51,8 @@ class ParityReport:
     max_lsb: int
     same_class: float
     layers: tuple[OutputParity, ...]
-    simulation: np.ndarray
-    integer: np.ndarray
+    simulation: np.ndarray | list[np.ndarray]
+    integer: np.ndarray | list[np.ndarray]
     kernels: str
 
 
@@ -58,7 +60,7 @@ class Runner:
     """An integer file in the TFLite interpreter, fed with float samples one by one.
 
     Args:
-        path: an int8 file with one input and one output, batch size 1.
+        path: an int8 file, batch size 1.
 
     Raises:
         ValueError: where the file is no such model.
@@ -70,42 +72,61 @@ class Runner:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is no TFLite model that this interpreter can run: {error}") from error
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected")
-        self._input, self._output = inputs[0], outputs[0]
-        for side, details in (("input", self._input), ("output", self._output)):
-            if details["dtype"] != np.int8:
-                raise ValueError(f"{path}: the {side} is {np.dtype(details['dtype']).name}, int8 is expected")
+        self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        for side, all_details in (("input", self._inputs), ("output", self._outputs)):
+            for details in all_details:
+                if details["dtype"] not in (np.int8, np.int32):
+                    raise ValueError(f"{path}: an {side} is {np.dtype(details['dtype']).name}, int8 is expected")
 
     @property
-    def output_parameters(self) -> tuple[float, int]:
-        """Scale and zero point of the output."""
-        return self._output["quantization"]
+    def output_parameters(self) -> list[tuple[float, int]]:
+        """Scale and zero point of each output."""
+        return [details["quantization"] for details in self._outputs]
 
-    def run(self, samples: np.ndarray) -> np.ndarray:
-        """int8 outputs [samples, ...] for float32 samples [samples, ...]."""
-        scale, zero_point = self._input["quantization"]
+    def run(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """int8 outputs [samples, ...] for float32 samples [samples, ...] of each input.
+
+        Raises:
+            ValueError: where the number of inputs is not the file's.
+        """
+        if len(samples) != len(self._inputs):
+            raise ValueError(f"the file has {len(self._inputs)} inputs, and samples were given for {len(samples)}")
+        codes = [self._codes(*pair) for pair in zip(samples, self._inputs, strict=True)]
+        each = [self._run_one([code[index : index + 1] for code in codes]) for index in range(len(codes[0]))]
+        return [np.concatenate(parts) for parts in zip(*each, strict=True)]
+
+    def _codes(self, samples: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+        if details["dtype"] == np.int32:  # such as the indices of an embedding
+            return samples.astype(np.int32)
+        scale, zero_point = details["quantization"]
         # The rounding of fake-quant: half up.
         codes = np.floor(samples / np.float32(scale) + np.float32(0.5)) + zero_point
-        codes = np.clip(codes, -128, 127).astype(np.int8)
-        return np.concatenate([self._run_one(code[np.newaxis]) for code in codes])
+        return np.clip(codes, -128, 127).astype(np.int8)
 
-    def _run_one(self, code: np.ndarray) -> np.ndarray:
+    def _run_one(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         self._interpreter.reset_all_variables()  # else an LSTM goes on from the last sample's state
-        self._interpreter.set_tensor(self._input["index"], code)
+        for details, code in zip(self._inputs, codes, strict=True):
+            self._interpreter.set_tensor(details["index"], code)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._output["index"])
+        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs]
 
 
-def _batches(data: object) -> Iterator[np.ndarray]:
+def _in_order(samples: Any, names: list[str]) -> list[np.ndarray]:
+    """The samples of each input, in the model's order."""
+    if isinstance(samples, dict):
+        return [np.asarray(samples[name], np.float32) for name in names]
+    several = len(names) > 1 and isinstance(samples, (list, tuple))
+    return [np.asarray(part, np.float32) for part in (samples if several else [samples])]
+
+
+def _batches(data: object, names: list[str]) -> Iterator[list[np.ndarray]]:
     if isinstance(data, tf.data.Dataset):
         for batch in data:
-            yield np.asarray(batch[0] if isinstance(batch, tuple) else batch, np.float32)
+            yield _in_order(batch[0] if isinstance(batch, tuple) else batch, names)
         return
-    samples = np.asarray(data, np.float32)
-    for begin in range(0, len(samples), 64):
-        yield samples[begin : begin + 64]
+    samples = _in_order(data, names)
+    for begin in range(0, len(samples[0]), 64):
+        yield [part[begin : begin + 64] for part in samples]
 
 
 def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityReport:
@@ -114,7 +135,8 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
     Args:
         model: the quantization-aware model that was exported.
         path: the file that `export_tflite` wrote.
-        data: float32 samples [samples, ...], or a `tf.data.Dataset` of batches, with labels or without.
+        data: float32 samples [samples, ...], or a `tf.data.Dataset` of batches, with labels or without. For a
+            model with several inputs: a list in the model's order, or a dict by input name, of such.
 
     Returns:
         A `ParityReport`.
@@ -122,32 +144,45 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
     Raises:
         TypeError: for a model that is not quantized.
         TfliteFileError: for a damaged file.
-        ValueError: for a file that is no int8 model with one input and one output, or no samples.
+        ValueError: for a file that is no int8 model, no samples, or samples of another number of inputs.
     """
     require_quantized(model)
     inspect_tflite(path)
     runner = Runner(path)
     simulated, integers = [], []
-    for batch in _batches(data):
-        simulated.append(model(batch, training=False).numpy())
+    for batch in _batches(data, model.input_names):
+        outputs = model(_as_inputs(model, batch), training=False)
+        simulated.append([output.numpy() for output in tf.nest.flatten(outputs)])
         integers.append(runner.run(batch))
     if not simulated:
         raise ValueError("data has no samples")
-    simulation, integer = np.concatenate(simulated), np.concatenate(integers).astype(np.int32)
-    scale, zero_point = runner.output_parameters
-    expected = np.rint(simulation / scale).astype(np.int32) + zero_point
-    apart = np.abs(expected - integer)
-    same_class = (expected.argmax(-1) == integer.argmax(-1)).mean()
-    output = OutputParity(
-        model.output_names[0], float((apart == 0).mean()), float((apart <= 1).mean()), int(apart.max())
+    simulation, integer = (
+        [np.concatenate(parts) for parts in zip(*all_, strict=True)] for all_ in (simulated, integers)
     )
+    apart, same_class, dequantized = [], [], []
+    for floats, codes, (scale, zero_point) in zip(simulation, integer, runner.output_parameters, strict=True):
+        codes = codes.astype(np.int32)
+        expected = np.rint(floats / scale).astype(np.int32) + zero_point
+        apart.append(np.abs(expected - codes).reshape(-1))
+        same_class.append((expected.argmax(-1) == codes.argmax(-1)).mean())
+        dequantized.append(((codes - zero_point) * np.float32(scale)).astype(np.float32))
+    one = len(simulation) == 1
+    total = _parity("", np.concatenate(apart))
     return ParityReport(
-        equal=output.equal,
-        within_1_lsb=output.within_1_lsb,
-        max_lsb=output.max_lsb,
-        same_class=float(same_class),
-        layers=(output,),
-        simulation=simulation,
-        integer=((integer - zero_point) * np.float32(scale)).astype(np.float32),
+        equal=total.equal,
+        within_1_lsb=total.within_1_lsb,
+        max_lsb=total.max_lsb,
+        same_class=float(np.mean(same_class)),
+        layers=tuple(_parity(*pair) for pair in zip(model.output_names, apart, strict=True)),
+        simulation=simulation[0] if one else simulation,
+        integer=dequantized[0] if one else dequantized,
         kernels=f"TensorFlow {tf.__version__} interpreter, default kernels (XNNPACK where it applies)",
     )
+
+
+def _as_inputs(model: keras.Model, batch: list[np.ndarray]) -> Any:
+    return batch[0] if len(batch) == 1 else tf.nest.pack_sequence_as(model._nested_inputs, batch)
+
+
+def _parity(name: str, apart: np.ndarray) -> OutputParity:
+    return OutputParity(name, float((apart == 0).mean()), float((apart <= 1).mean()), int(apart.max()))

@@ -1,6 +1,8 @@
-"""Fetches the data sets of the examples: from packages on PyPI, by version and checksum."""
+"""Fetches the data sets of the examples: from packages on PyPI and of Debian, by version and checksum."""
 
+import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,37 @@ SOURCES = {
         "sktime/datasets/data/JapaneseVowels/",
     ),
 }
+
+# Data set -> the Debian package that ships it, its checksum, and the folder inside.
+DEBIAN_SOURCES = {
+    "FashionMNIST": (
+        "dataset-fashion-mnist=0.0~git20200523.55506a9-1",
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+        "usr/share/dataset-fashion-mnist",
+    ),
+}
+
+
+def fetch_from_debian(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Puts a data set into `folder`/`name`; what is there already stays. Needs apt-get and dpkg-deb, but no root."""
+    package, checksum, inside = DEBIAN_SOURCES[name]
+    target = folder / name
+    if target.exists():
+        return target
+    if shutil.which("apt-get") is None:
+        raise SystemExit(
+            f"{name} comes from Debian's package {package.partition('=')[0]}; without apt-get, put its files into {target}"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        subprocess.run(["apt-get", "download", "-qq", package], cwd=temporary, check=True)
+        (archive,) = pathlib.Path(temporary).glob("*.deb")
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if found != checksum:
+            raise SystemExit(f"{archive.name} has the checksum {found}, expected {checksum}")
+        unpacked = pathlib.Path(temporary, "unpacked")
+        subprocess.run(["dpkg-deb", "-x", archive, unpacked], check=True)
+        shutil.copytree(unpacked / inside, target)
+    return target
 
 
 def fetch(name: str, folder: pathlib.Path) -> pathlib.Path:
@@ -47,10 +80,13 @@ def main(
     folder: Annotated[pathlib.Path, typer.Argument(help="Where the data sets go, one folder each.")] = pathlib.Path(
         "data"
     ),
+    only: Annotated[
+        list[str] | None, typer.Option(help=f"Only this one: {', '.join((*SOURCES, *DEBIAN_SOURCES))}.")
+    ] = None,
 ) -> None:
-    """Fetches all data sets of the examples."""
-    for name in SOURCES:
-        print(fetch(name, folder))
+    """Fetches data sets of the examples: all that come from PyPI, or those that are named."""
+    for name in only or SOURCES:
+        print((fetch if name in SOURCES else fetch_from_debian)(name, folder))
 
 
 if __name__ == "__main__":

@@ -136,19 +136,12 @@ class Flatbuffer:
             for entry in self.model.metadata or []
         }
 
-    def order(self, inputs: list[str], outputs: list[str]) -> None:
-        """Puts inputs and outputs into an order, by their names in the signature."""
+    def order_by_name(self) -> None:
+        """Puts inputs and outputs into the order of their names in the signature."""
         signature = self.model.signatureDefs[0]
-        for names, maps, indices in (
-            (inputs, signature.inputs, self.graph.inputs),
-            (outputs, signature.outputs, self.graph.outputs),
-        ):
-            by_name = {entry.name.decode(): entry.tensorIndex for entry in maps}
-            # A tensor that is several outputs has one name only, and a layer with several outputs numbers them.
-            if sorted(by_name) == sorted(names) and len(set(names)) == len(indices):
-                indices[:] = [by_name[name] for name in names]
-            elif len(indices) > 1:
-                raise ValueError(f"the file names {sorted(by_name)} where the model has {names}")
+        for entries, indices in ((signature.inputs, self.graph.inputs), (signature.outputs, self.graph.outputs)):
+            entries.sort(key=lambda entry: entry.name)
+            indices[:] = [entry.tensorIndex for entry in entries]
 
     def drop_unused_buffers(self) -> None:
         """Empties buffers that no tensor refers to: the quantizer leaves some, with undefined contents."""

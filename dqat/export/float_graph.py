@@ -6,6 +6,7 @@ the flatbuffer afterwards.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -123,6 +124,13 @@ def inference_graph(model: QuantizedModel) -> keras.Model:
     source = graph.read(model)
     folded = {layer.norm_name for layer in source.layers() if isinstance(layer, QuantizedLayer)}
 
+    calls: Counter[str] = Counter()
+    copies: dict[str, keras.layers.Layer] = {}
+
+    def constant(name, function):
+        calls[name] += 1  # a layer that is called several times
+        return _Constant(function, name=name if calls[name] == 1 else f"{name}_call_{calls[name]}")
+
     def convert(call, args, kwargs):
         layer = call.layer
         kwargs.pop("training", None)
@@ -130,17 +138,19 @@ def inference_graph(model: QuantizedModel) -> keras.Model:
             shape = (1, *layer.input_shape[0][1:])
             return 2 * (keras.Input(batch_input_shape=shape, dtype=layer.dtype, name=layer.name),)
         if isinstance(layer, Quantizer):
-            return _Constant(functools.partial(_fake_quant, layer), name=layer.name)(*args)
+            return constant(layer.name, functools.partial(_fake_quant, layer))(*args)
         if isinstance(layer, _ABSENT) or layer.name in folded:
             return args[0]
         if isinstance(layer, keras.layers.BatchNormalization):
             factor_and_shift = _factor_and_shift(layer)
-            return _Constant(lambda x: affine(x, *factor_and_shift), name=layer.name)(*args)
+            return constant(layer.name, lambda x: affine(x, *factor_and_shift))(*args)
         if isinstance(layer, QuantizedLSTM):
             return _lstm(layer, *args)
         if isinstance(layer, QuantizeWrapper):
-            return _Constant(_inference(layer), name=layer.name)(*args, **kwargs)
-        return _plain_copy(layer)(*args, **kwargs)
+            return constant(layer.name, _inference(layer))(*args, **kwargs)
+        if layer.name not in copies:
+            copies[layer.name] = _plain_copy(layer)
+        return copies[layer.name](*args, **kwargs)
 
     inputs, outputs = graph.rebuild(source, convert)
-    return keras.Model(inputs, outputs, name=model.name)
+    return keras.Model(tf.nest.flatten(inputs), tf.nest.flatten(outputs), name=model.name)

@@ -74,9 +74,8 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_ranges(model)
-    floats = inference_graph(model)
-    flatbuffer = Flatbuffer(_to_integers(model, _convert(floats)))
-    flatbuffer.order(floats.input_names, floats.output_names)
+    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model))))
+    flatbuffer.order_by_name()
     parameters = _settle(model, flatbuffer)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     fallen = fallbacks(describe(content, path), target)
@@ -93,8 +92,28 @@ def _require_ranges(model: keras.Model) -> None:
         )
 
 
+class _Inference(tf.Module):
+    """A float model as one function, with nothing else for the converter to trace."""
+
+    def __init__(self, graph: keras.Model) -> None:
+        super().__init__()
+        self._kept = graph.variables
+        self._graph = lambda inputs: graph(inputs, training=False)
+        self.serve = tf.function(lambda **inputs: self._outputs([inputs[name] for name in sorted(inputs)]))
+        self.signature = {
+            f"input_{index:03d}": tf.TensorSpec(tensor.shape, tensor.dtype, f"input_{index:03d}")
+            for index, tensor in enumerate(graph.inputs)
+        }
+
+    def _outputs(self, inputs: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        outputs = tf.nest.flatten(self._graph(inputs if len(inputs) > 1 else inputs[0]))
+        return {f"output_{index:03d}": tf.identity(output) for index, output in enumerate(outputs)}
+
+
 def _convert(graph: keras.Model) -> bytes:
-    return tf.lite.TFLiteConverter.from_keras_model(graph).convert()
+    module = _Inference(graph)
+    function = module.serve.get_concrete_function(**module.signature)
+    return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
 
 
 def _parameters(quantizer: Quantizer) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from dqat.graph import Call
 from dqat.keras_api import keras
@@ -96,5 +95,3 @@ def refuse(layer: keras.layers.Layer, reason: str, way_out: str) -> UnsupportedL
 def unchanged(layer: keras.layers.Layer, context: Context) -> list[keras.layers.Layer]:
     """The rule of layers that pass quantized values on as they are."""
     return [layer]
-
-
