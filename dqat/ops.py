@@ -1,6 +1,6 @@
 """The operations as Python functions, and their gradients."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -323,6 +323,114 @@ def fake_quant_learned_track(
     return _ops.dqat_fake_quant_learned(x, step, signed, elements, num_bits=num_bits, narrow_range=narrow_range)
 
 
+def matmul(a: TensorLike, b: TensorLike, *, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
+    """The product of two matrices; a row of it is a function of that row of `a`, and of `b`, to the bit.
+
+    In `tf.matmul` a row's bits may change with the number of rows and threads: a range found from such a product
+    would not be exact when a batch is split over replicas.
+
+    Args:
+        a: float32 [rows, depth].
+        b: float32 [depth, columns].
+        transpose_a: `a` is [depth, rows].
+        transpose_b: `b` is [columns, depth].
+
+    Returns:
+        float32 [rows, columns].
+
+    Raises:
+        tf.errors.InvalidArgumentError: for shapes that don't fit (ValueError where they are known when a graph is
+            built).
+    """
+    return _ops.dqat_mat_mul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+
+
+class LstmOutputs(NamedTuple):
+    """What `quantized_lstm` returns.
+
+    Attributes:
+        outputs: float32 [batch, time, units], in the order of computation.
+        hidden: float32 [batch, units], after the last timestep.
+        cell: like `hidden`.
+        hidden_record: float32 scalars (min, max), of the hidden state before quantization; no gradient flows
+            through it. (-inf, +inf) where there was a NaN or an Inf.
+        cell_record: the same of the cell state, clipped at ±10.
+    """
+
+    outputs: tf.Tensor
+    hidden: tf.Tensor
+    cell: tf.Tensor
+    hidden_record: Range
+    cell_record: Range
+
+
+def quantized_lstm(
+    x: TensorLike,
+    kernel: TensorLike,
+    recurrent_kernel: TensorLike,
+    bias: TensorLike | None,
+    hidden_range: Range,
+    cell_range: Range,
+    *,
+    initial_state: tuple[TensorLike, TensorLike] | None = None,
+    mask: TensorLike | None = None,
+    go_backwards: bool = False,
+    time_major: bool = False,
+    hidden_bits: int = 8,
+    hidden_narrow_range: bool = False,
+    cell_bits: int = 16,
+    cell_narrow_range: bool = False,
+) -> LstmOutputs:
+    """An LSTM on the quantization points of TFLite's integer LSTM, over a whole sequence; on the CPU.
+
+    Gate pre-activations saturate at ±8 (Q3.12). The cell state is clipped at ±10 and fake-quantized, the hidden
+    state, which is the output, fake-quantized; both with the given ranges throughout. Gradients go straight
+    through the roundings and stop where a value was clipped; the ranges get none. A row's results are a function
+    of that row and of the weights, to the bit, on any number of threads; so is what a row adds to the records.
+
+    Args:
+        x: float32 [batch, time, features], quantized.
+        kernel: float32 [features, 4 * units], quantized; gates in Keras' order: input, forget, cell, output.
+        recurrent_kernel: float32 [units, 4 * units], quantized.
+        bias: float32 [4 * units], or None.
+        hidden_range: float32 scalars (min, max); (+inf, -inf) stands for "no range yet": values pass through.
+        cell_range: like `hidden_range`.
+        initial_state: float32 [batch, units] each, hidden and cell; None for zeros.
+        mask: bool [batch, time]; where it is false, states and output stay what they were, and nothing is
+            recorded. The output before the first timestep is 0, as in Keras.
+        go_backwards: runs from the last timestep to the first.
+        time_major: `x`, `mask` and the outputs are [time, batch, ...].
+        hidden_bits: 2 to 16.
+        hidden_narrow_range: see `fake_quant`.
+        cell_bits: 2 to 16.
+        cell_narrow_range: see `fake_quant`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for a wrong shape or range (ValueError where the shapes are known when a
+            graph is built).
+    """
+    if initial_state is None:
+        zeros = tf.zeros([tf.shape(x)[1 if time_major else 0], tf.shape(recurrent_kernel)[0]])
+        initial_state = zeros, zeros
+    results = _ops.dqat_quantized_lstm(
+        x,
+        kernel,
+        recurrent_kernel,
+        tf.zeros([0]) if bias is None else bias,
+        *initial_state,
+        tf.zeros([0, 0], tf.bool) if mask is None else mask,
+        *hidden_range,
+        *cell_range,
+        hidden_bits=hidden_bits,
+        hidden_narrow_range=hidden_narrow_range,
+        cell_bits=cell_bits,
+        cell_narrow_range=cell_narrow_range,
+        go_backwards=go_backwards,
+        time_major=time_major,
+    )
+    return LstmOutputs(*results[:3], tuple(results[3:5]), tuple(results[5:7]))
+
+
 def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
     names = ("num_bits", "narrow_range", "per_channel", "axis", "group_size")
     return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **{name: op.get_attr(name) for name in names}))
@@ -348,6 +456,31 @@ def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
 def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor | None]:
     options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
     return [*_ops.dqat_fake_quant_learned_grad(dy, *op.inputs, **options), None, None]
+
+
+@tf.RegisterGradient("Dqat>MatMul")
+def _(op: tf.Operation, slope: tf.Tensor) -> list[tf.Tensor]:
+    (a, b), transpose_a, transpose_b = op.inputs, op.get_attr("transpose_a"), op.get_attr("transpose_b")
+    to_a = matmul(b, slope, transpose_a=transpose_b, transpose_b=True) if transpose_a else None
+    to_b = matmul(slope, a, transpose_a=True, transpose_b=transpose_a) if transpose_b else None
+    if to_a is None:
+        to_a = matmul(slope, b, transpose_b=not transpose_b)
+    if to_b is None:
+        to_b = matmul(a, slope, transpose_a=not transpose_a)
+    return [to_a, to_b]
+
+
+@tf.RegisterGradient("Dqat>QuantizedLstm")
+def _(op: tf.Operation, *slopes: tf.Tensor) -> list[tf.Tensor | None]:
+    names = ("hidden_bits", "hidden_narrow_range", "cell_bits", "cell_narrow_range", "go_backwards", "time_major")
+    options = {name: op.get_attr(name) for name in names}
+    outputs, kept = op.outputs[0], op.outputs[7]
+    to_sums, *others = _ops.dqat_quantized_lstm_grad(*slopes[:3], *op.inputs, outputs, kept, **options)
+    kernel = op.inputs[1]
+    # An operation of its own: a graph drops it where nobody asks for the gradient to x.
+    rows = tf.reshape(to_sums, [-1, tf.shape(kernel)[1]])
+    to_x = tf.reshape(matmul(rows, kernel, transpose_b=True), tf.shape(op.inputs[0]))
+    return [to_x, *others, *[None] * 5]
 
 
 for _name in ("MinMax", "FitRange", "Histogram", "PercentileRange", "MinimumErrorRange"):

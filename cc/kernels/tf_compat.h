@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "core/parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
 #ifdef EIGEN_USE_GPU
@@ -18,6 +19,14 @@ inline void ParallelFor(tensorflow::OpKernelContext* context, int64_t count, int
                         const std::function<void(int64_t, int64_t)>& body) {
   const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
   tensorflow::Shard(workers.num_threads, workers.workers, count, cost_per_unit, body);
+}
+
+// The same for core functions that divide their work themselves.
+inline core::Parallel TensorFlowThreads(tensorflow::OpKernelContext* context) {
+  const auto run = [context](int64_t count, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
+    ParallelFor(context, count, cost, body);
+  };
+  return {context->device()->tensorflow_cpu_worker_threads()->num_threads, run};
 }
 
 #ifdef EIGEN_USE_GPU

@@ -1,5 +1,6 @@
 // Every operation of the library, on one page.
 #include "core/histogram.h"
+#include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
@@ -135,6 +136,62 @@ Status FakeQuantLearnedGradShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(RequireScalars(c, 2));
   c->set_output(0, x);
   c->set_output(1, c->Scalar());
+  return tensorflow::OkStatus();
+}
+
+// What the inputs of Dqat>QuantizedLstm, from input `first` on, say about each other.
+struct LstmDimensions {
+  DimensionHandle batch, time, features, units, gates;
+  bool time_major = false;
+
+  ShapeHandle Sequence(InferenceContext* c, DimensionHandle last) const {
+    return time_major ? c->MakeShape({time, batch, last}) : c->MakeShape({batch, time, last});
+  }
+
+  Status Read(InferenceContext* c, int first) {
+    ShapeHandle x, kernel, recurrent, bias, state, range;
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &x));
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &kernel));
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 2, &recurrent));
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 3), 1, &bias));
+    TF_RETURN_IF_ERROR(c->GetAttr("time_major", &time_major));
+    batch = c->Dim(x, time_major ? 1 : 0);
+    time = c->Dim(x, time_major ? 0 : 1);
+    TF_RETURN_IF_ERROR(c->Merge(c->Dim(x, 2), c->Dim(kernel, 0), &features));
+    TF_RETURN_IF_ERROR(c->Merge(c->Dim(kernel, 1), c->Dim(recurrent, 1), &gates));
+    TF_RETURN_IF_ERROR(c->Divide(gates, 4, /*evenly_divisible=*/true, &units));
+    TF_RETURN_IF_ERROR(c->Merge(units, c->Dim(recurrent, 0), &units));
+    for (int i : {4, 5}) {
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(first + i), 2, &state));
+      TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(state, 0), &batch));
+      TF_RETURN_IF_ERROR(c->Merge(units, c->Dim(state, 1), &units));
+    }
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 6), 2, &range));
+    for (int i = 7; i < 11; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(first + i), 0, &range));
+    return c->Multiply(units, 4, &gates);
+  }
+};
+
+Status QuantizedLstmShape(InferenceContext* c) {
+  LstmDimensions d;
+  TF_RETURN_IF_ERROR(d.Read(c, 0));
+  c->set_output(0, d.Sequence(c, d.units));
+  c->set_output(1, c->Matrix(d.batch, d.units));
+  c->set_output(2, c->Matrix(d.batch, d.units));
+  for (int i = 3; i < 7; ++i) c->set_output(i, c->Scalar());
+  c->set_output(7, d.Sequence(c, c->UnknownDim()));
+  return tensorflow::OkStatus();
+}
+
+Status QuantizedLstmGradShape(InferenceContext* c) {
+  LstmDimensions d;
+  TF_RETURN_IF_ERROR(d.Read(c, 3));
+  c->set_output(0, d.Sequence(c, d.gates));
+  c->set_output(1, c->Matrix(d.features, d.gates));
+  c->set_output(2, c->Matrix(d.units, d.gates));
+  c->set_output(3, c->input(6));
+  c->set_output(4, c->Matrix(d.batch, d.units));
+  c->set_output(5, c->Matrix(d.batch, d.units));
   return tensorflow::OkStatus();
 }
 
@@ -351,6 +408,120 @@ The gradient of Dqat>FakeQuantLearned to x and to the step, in one pass.
 dx: dy strictly between the lowest and the highest level, 0 elsewhere.
 dstep: the scaled sum of dy times the level less x / step, or times the outermost level where x is clipped; the
   same bits on any number of threads.
+)doc");
+
+REGISTER_OP("Dqat>MatMul")
+    .Input("a: float")
+    .Input("b: float")
+    .Output("product: float")
+    .Attr("transpose_a: bool = false")
+    .Attr("transpose_b: bool = false")
+    .SetShapeFn(tensorflow::shape_inference::MatMulShape)
+    .Doc(R"doc(
+The product of two matrices; a row of it is a function of that row of a, and of b, to the bit.
+
+Neither the number of rows nor the number of threads changes a row's bits, as they may in TensorFlow's MatMul.
+
+a: [rows, depth], or [depth, rows] where transpose_a.
+b: [depth, columns], or [columns, depth] where transpose_b.
+product: [rows, columns].
+)doc");
+
+REGISTER_OP("Dqat>QuantizedLstm")
+    .Input("x: float")
+    .Input("kernel: float")
+    .Input("recurrent_kernel: float")
+    .Input("bias: float")
+    .Input("initial_hidden: float")
+    .Input("initial_cell: float")
+    .Input("mask: bool")
+    .Input("hidden_min: float")
+    .Input("hidden_max: float")
+    .Input("cell_min: float")
+    .Input("cell_max: float")
+    .Output("outputs: float")
+    .Output("hidden: float")
+    .Output("cell: float")
+    .Output("hidden_batch_min: float")
+    .Output("hidden_batch_max: float")
+    .Output("cell_batch_min: float")
+    .Output("cell_batch_max: float")
+    .Output("kept: float")
+    .Attr("hidden_bits: int >= 2 = 8")
+    .Attr("hidden_narrow_range: bool = false")
+    .Attr("cell_bits: int >= 2 = 16")
+    .Attr("cell_narrow_range: bool = false")
+    .Attr("go_backwards: bool = false")
+    .Attr("time_major: bool = false")
+    .SetShapeFn(QuantizedLstmShape)
+    .Doc(R"doc(
+An LSTM on the quantization points of TFLite's integer LSTM, over a whole sequence.
+
+Gates saturate at ±8; the cell state is clipped at ±10 and fake-quantized; the hidden state, which is the output,
+is fake-quantized. The extremes of both states before their quantization are recorded; masked timesteps, which
+keep the states, are not. A row's results are a function of that row and of the weights, to the bit.
+
+x: [batch, time, features], quantized.
+kernel: [features, 4 * units], quantized; gates in Keras' order: input, forget, cell, output.
+recurrent_kernel: [units, 4 * units], quantized.
+bias: [4 * units], or [0] for none.
+initial_hidden: [batch, units].
+initial_cell: [batch, units].
+mask: [batch, time], false where a timestep is left out; or [0, 0] for none.
+hidden_min: a scalar; +inf (with hidden_max = -inf) where there is no range yet: then values pass through.
+hidden_max: like hidden_min.
+cell_min: like hidden_min.
+cell_max: like hidden_min.
+outputs: [batch, time, units]; in the order of computation.
+hidden: [batch, units], after the last timestep.
+cell: [batch, units], after the last timestep.
+hidden_batch_min: as batch_min in Dqat>FakeQuantTrack; so are the other three.
+kept: what the gradient needs; its layout is the library's own.
+go_backwards: from the last timestep to the first.
+time_major: x, mask, outputs and kept are [time, batch, ...].
+)doc");
+
+REGISTER_OP("Dqat>QuantizedLstmGrad")
+    .Input("outputs_slope: float")
+    .Input("hidden_slope: float")
+    .Input("cell_slope: float")
+    .Input("x: float")
+    .Input("kernel: float")
+    .Input("recurrent_kernel: float")
+    .Input("bias: float")
+    .Input("initial_hidden: float")
+    .Input("initial_cell: float")
+    .Input("mask: bool")
+    .Input("hidden_min: float")
+    .Input("hidden_max: float")
+    .Input("cell_min: float")
+    .Input("cell_max: float")
+    .Input("outputs: float")
+    .Input("kept: float")
+    .Output("sums_slope: float")
+    .Output("kernel_slope: float")
+    .Output("recurrent_kernel_slope: float")
+    .Output("bias_slope: float")
+    .Output("initial_hidden_slope: float")
+    .Output("initial_cell_slope: float")
+    .Attr("hidden_bits: int >= 2 = 8")
+    .Attr("hidden_narrow_range: bool = false")
+    .Attr("cell_bits: int >= 2 = 16")
+    .Attr("cell_narrow_range: bool = false")
+    .Attr("go_backwards: bool = false")
+    .Attr("time_major: bool = false")
+    .SetShapeFn(QuantizedLstmGradShape)
+    .Doc(R"doc(
+The straight-through gradient of Dqat>QuantizedLstm, but for that of x: sums_slope times the kernel, transposed.
+
+It stops where a gate or the cell state was clipped, and where a state lay outside of its nudged range. The ranges
+get none. The same bits on any number of threads.
+
+outputs_slope: [batch, time, units]: what arrives at the outputs.
+hidden_slope: [batch, units]: at the last hidden state.
+cell_slope: [batch, units]: at the last cell state.
+outputs: of Dqat>QuantizedLstm, as kept is.
+sums_slope: [batch, time, 4 * units], in the order of x.
 )doc");
 
 }  // namespace

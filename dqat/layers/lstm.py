@@ -5,15 +5,11 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers.lstm_sequence import lstm_sequence
 from dqat.layers.wrapper import QuantizedLayer
-from dqat.observers import merge_records
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec
 
-# Gate pre-activations are Q3.12: 16 bits with 12 of fraction, saturating.
-_GATE_MIN, _GATE_MAX = -8.0, 8.0 - 2.0**-12
-# The fused op that the converter makes of a Keras LSTM carries this clip.
-_CELL_CLIP = 10.0
 _GATES = 4  # in Keras' order: input, forget, cell, output
 
 
@@ -86,48 +82,18 @@ class QuantizedLSTM(QuantizedLayer):
         Returns:
             float32 [batch, time, units], or [batch, units] without `return_sequences`.
         """
-        units = self.layer.units
-        weights = {role: tf.reshape(weight, [-1, _GATES * units]) for role, weight in self.quantized_weights().items()}
-        # The input's share of all timesteps is one product; time comes first for the loop.
-        projected = tf.tensordot(tf.transpose(inputs, [1, 0, 2]), weights["kernel"], 1)
-        if self.layer.use_bias:
-            projected += self.layer.cell.bias
-        hidden_in_use, cell_in_use = self.hidden.in_use(), self.cell_state.in_use()
-        batch, time = tf.shape(inputs)[0], tf.shape(inputs)[1]
-
-        def timestep(t, h, c, outputs, hidden_record, cell_record):
-            gates = projected[t] + tf.matmul(h, weights["recurrent_kernel"])
-            i, f, g, o = tf.split(tf.clip_by_value(gates, _GATE_MIN, _GATE_MAX), _GATES, axis=-1)
-            c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-            c = tf.clip_by_value(c, -_CELL_CLIP, _CELL_CLIP)
-            c, c_record = self.cell_state.quantize_and_track(c, cell_in_use, repeats=time)
-            h, h_record = self.hidden.quantize_and_track(tf.sigmoid(o) * tf.tanh(c), hidden_in_use, repeats=time)
-            return (
-                t + 1,
-                h,
-                c,
-                outputs.write(t, h),
-                merge_records(hidden_record, h_record),
-                merge_records(cell_record, c_record),
-            )
-
-        zeros = tf.zeros([batch, units], inputs.dtype)
-        zeros.set_shape([inputs.shape[0], units])
-        outputs = tf.TensorArray(inputs.dtype, size=time, element_shape=[inputs.shape[0], units])
-        _, h, _, outputs, hidden_record, cell_record = tf.while_loop(
-            lambda t, *_: t < time,
-            timestep,
-            (0, zeros, zeros, outputs, self.hidden.empty_record(), self.cell_state.empty_record()),
-            maximum_iterations=time,
+        weights = (tf.reshape(w, [-1, _GATES * self.layer.units]) for w in self.quantized_weights().values())
+        outputs, (last, _), (hidden_record, cell_record) = lstm_sequence(
+            inputs,
+            tuple(weights),
+            self.layer.cell.bias if self.layer.use_bias else None,
+            self.hidden,
+            self.cell_state,
         )
         if training is not None and training is not False:
             self.hidden.submit(hidden_record, training)
             self.cell_state.submit(cell_record, training)
-        if not self.layer.return_sequences:
-            return h
-        sequence = tf.transpose(outputs.stack(), [1, 0, 2])
-        sequence.set_shape([inputs.shape[0], inputs.shape[1], units])
-        return sequence
+        return outputs if self.layer.return_sequences else last
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the LSTM."""
