@@ -96,5 +96,3 @@ def refuse(layer: keras.layers.Layer, reason: str, way_out: str) -> UnsupportedL
 def unchanged(layer: keras.layers.Layer, context: Context) -> list[keras.layers.Layer]:
     """The rule of layers that pass quantized values on as they are."""
     return [layer]
-
-
