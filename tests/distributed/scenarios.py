@@ -47,7 +47,8 @@ class RangesEachStep(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.ranges.append(current_ranges(self.model))
         self.identical.append(self.strategy.ranges_identical(self.model))
-        self.losses.append(logs["loss"])
+        # Keras adds up what the workers of a MultiWorkerMirroredStrategy log after a batch.
+        self.losses.append(logs["loss"] / (self.strategy.size if "TF_CONFIG" in os.environ else 1))
 
 
 def without_dropout(model):
@@ -98,8 +99,14 @@ def fixed_weights(strategy, mode):
 def _run_on_parts(strategy, model, tensors, after_each):
     """Calls the model on the replicas' parts of tensors with different numbers of rows."""
     dataset = tf.data.Dataset.from_generator(lambda: tensors, output_signature=tf.TensorSpec([None, 7, 5]))
-    for part in strategy.shard(dataset):
-        strategy.run(lambda rows: model(rows, training=True), (part,))
+    parts = iter(strategy.shard(dataset))
+
+    @tf.function
+    def step():
+        strategy.run(lambda rows: model(rows, training=True), (next(parts),))
+
+    for _ in tensors:
+        step()
         after_each()
 
 
