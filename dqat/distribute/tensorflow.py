@@ -25,6 +25,7 @@ class TensorFlow:
     """
 
     name = "tf"
+    elastic = False
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         supported = (
