@@ -62,10 +62,11 @@ class ElasticState:
         if optimizer is None:
             raise ValueError(f"model {model.name!r} is not compiled: its optimizer is part of what is committed")
         # Horovod commits the variables that exist: an optimizer makes its own in the first step, too late.
-        if hasattr(optimizer, "build"):
-            optimizer.build(model.trainable_variables)
-        else:  # Keras' legacy optimizers, and tensorflow-addons'
-            optimizer._create_all_weights(model.trainable_variables)
+        with strategy.scope():
+            if hasattr(optimizer, "build"):
+                optimizer.build(model.trainable_variables)
+            else:  # Keras' legacy optimizers, and tensorflow-addons'
+                optimizer._create_all_weights(model.trainable_variables)
         self._strategy, self._model = strategy, model
         self.step = self.epoch = self.batch = 0
         self._horovod = _horovod_state(self) if strategy.is_elastic else None
