@@ -1,6 +1,8 @@
 # make demo      sets everything up and runs the main job
 # make test      sets everything up and runs the tests
-# make bench     sets everything up and times the ops; rows and plot go to out/
+# make bench     sets everything up, times the ops and range sync; rows and plots go to out/
+# make slurm-test    sets everything up and runs a job on a real Slurm of one node (Debian's slurm-wlm, as root)
+# make elastic-test  sets everything up and kills ten workers of an elastic job
 # make sanitize   runs the core's C++ tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 #
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
@@ -18,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 HOROVOD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
   HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_CPU_OPERATIONS=GLOO CMAKE_POLICY_VERSION_MINIMUM=3.5
 
-.PHONY: setup demo test bench sanitize lint format clean
+.PHONY: setup demo test bench slurm-test elastic-test sanitize lint format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/dqat.stamp $(DATA)
@@ -31,6 +33,13 @@ test: setup lint
 
 bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
+	python -m benchmarks.distribution --json out/distribution.json --plot out/distribution.png
+
+slurm-test: setup
+	python -m pytest tests/distributed/test_slurm.py
+
+elastic-test: setup
+	ELASTIC_KILLS=10 python -m pytest tests/distributed/test_elastic.py
 
 # Needs cmake, g++ and GoogleTest, but neither Python nor TensorFlow. Only SpreadTest starts threads.
 sanitize:

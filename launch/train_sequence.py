@@ -64,12 +64,13 @@ def train(
     epochs: int,
 ) -> None:
     """The same for the float model and the quantized one."""
-    model.compile(
-        strategy.optimizer(keras.optimizers.Adam(schedule)),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(strategy.shard(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose())
+    with strategy.scope():
+        model.compile(
+            strategy.optimizer(keras.optimizers.Adam(schedule)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    model.fit(**strategy.fit_data(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose())
 
 
 def float_tflite(model: keras.Model, path: pathlib.Path) -> int:
@@ -94,7 +95,8 @@ def run(seed: int, options: Options, training: Samples, test: Samples) -> Result
     steps = len(samples) // options.batch
     decay = keras.optimizers.schedules.CosineDecay
 
-    model = build_model(options, *samples.shape[1:], classes=int(labels.max()) + 1)
+    with strategy.scope():
+        model = build_model(options, *samples.shape[1:], classes=int(labels.max()) + 1)
     strategy.print(
         f"\nseed {seed}: {model.count_params():,} weights, {strategy.size} replicas ({strategy.engine}), float"
     )
@@ -112,7 +114,7 @@ def run(seed: int, options: Options, training: Samples, test: Samples) -> Result
     report = dqat.export_tflite(quantized, path)
     parity = dqat.verify(quantized, path, test[0])
     return Result(
-        float_accuracy=accuracy(model.predict(test[0], verbose=0), test[1]),
+        float_accuracy=accuracy(model(test[0]).numpy(), test[1]),
         simulation_accuracy=accuracy(parity.simulation, test[1]),
         int8_accuracy=accuracy(parity.integer, test[1]),
         float_bytes=float_tflite(model, options.out / f"speaker_{seed}_float.tflite"),

@@ -1,5 +1,6 @@
 """Who runs the replicas: one process or Horovod, behind one wrapper."""
 
+from dqat.distribute.elastic import ElasticState
 from dqat.distribute.strategy import Strategy
 
-__all__ = ["Strategy"]
+__all__ = ["ElasticState", "Strategy"]

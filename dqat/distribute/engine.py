@@ -20,6 +20,7 @@ class Engine(Protocol):
         size: number of replicas.
         processes: number of processes, each with as many replicas.
         loss_scale: what a replica's mean loss is multiplied with, so that gradients come out as a mean.
+        elastic: whether replicas may die or join while it runs; rank and size change then, and size may be 1.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Engine(Protocol):
     size: int
     processes: int
     loss_scale: float
+    elastic: bool
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Where variables must be made."""
@@ -69,6 +71,7 @@ class OneReplicaPerProcess:
     rank = 0
     size = 1
     loss_scale = 1.0
+    elastic = False
 
     @property
     def processes(self) -> int:

@@ -39,11 +39,20 @@ class Horovod(OneReplicaPerProcess):
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(min(60, seconds // 2)))
         os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(seconds))
         hvd.init()
-        self.rank: int = hvd.rank()
-        self.size: int = hvd.size()
+        self.elastic = os.environ.get("HOROVOD_ELASTIC") == "1"
         gpus = tf.config.list_physical_devices("GPU")
         if gpus:
             tf.config.set_visible_devices(gpus[hvd.local_rank() % len(gpus)], "GPU")
+
+    @property
+    def rank(self) -> int:
+        """Asked anew each time: an elastic job renumbers its processes."""
+        return hvd.rank()
+
+    @property
+    def size(self) -> int:
+        """Like `rank`."""
+        return hvd.size()
 
     def all_reduce_max(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """One plain all-reduce; Horovod matches it between ranks by its name, whatever the graph around it."""

@@ -100,6 +100,11 @@ class Strategy:
         return self._engine.size
 
     @property
+    def is_elastic(self) -> bool:
+        """Whether replicas may die or join while it runs; see `dqat.distribute.ElasticState`."""
+        return self._engine.elastic
+
+    @property
     def is_chief(self) -> bool:
         """True in the one process that writes files and messages."""
         return self.rank == 0
@@ -108,7 +113,7 @@ class Strategy:
     def scope(self) -> Iterator[None]:
         """Models that are made inside, and compiled, train on these replicas with the same ranges on all."""
         with self._engine.scope():
-            if self.size == 1:
+            if self.size == 1 and not self.is_elastic:
                 yield
                 return
             with range_sync.all_reduce_scope(self._engine.all_reduce_max, self._engine.all_reduce_sum):

@@ -25,6 +25,7 @@ class TensorFlow:
     """
 
     name = "tf"
+    elastic = False
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         supported = (
@@ -154,6 +155,17 @@ def _slurm_tasks() -> int:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS") or 1)
 
 
+def _slurm_resolver(tasks: int) -> tf.distribute.cluster_resolver.ClusterResolver:
+    resolvers = tf.distribute.cluster_resolver
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if gpus:
+        return resolvers.SlurmClusterResolver(gpus_per_node=gpus, gpus_per_task=1, auto_set_gpu=True)
+    # Slurm's resolver deals out GPUs and can't do without: it is promised one a task, and the strategy hears of none.
+    slurm = resolvers.SlurmClusterResolver(gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False)
+    workers = slurm.cluster_spec()  # finds the task, too
+    return resolvers.SimpleClusterResolver(workers, task_type=slurm.task_type, task_id=slurm.task_id, rpc_layer="grpc")
+
+
 def cluster_strategy(timeout: float) -> tf.distribute.Strategy:
     """The strategy for where this process runs: TF_CONFIG, Slurm, or the devices of this machine.
 
@@ -164,10 +176,7 @@ def cluster_strategy(timeout: float) -> tf.distribute.Strategy:
     if _workers_in_tf_config() > 1:
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     if _slurm_tasks() > 1:
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            gpus_per_node=gpus, gpus_per_task=1 if gpus else 0, auto_set_gpu=bool(gpus)
-        )
+        resolver = _slurm_resolver(_slurm_tasks())
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver, communication_options=options)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy([device.name for device in devices])
