@@ -57,12 +57,12 @@ sanitize:
 lint: $(VENV)/dqat.stamp
 	ruff check .
 	ruff format --check .
-	clang-format --dry-run --Werror $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu')
+	clang-format --dry-run --Werror $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 format: $(VENV)/dqat.stamp
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu')
+	clang-format -i $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 clean:
 	rm -rf $(VENV) build data out

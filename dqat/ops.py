@@ -145,10 +145,10 @@ def histogram(x: TensorLike) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The record of `x` and its histogram, as `fake_quant_histogram` gives them.
 
     Args:
-        x: float32, any shape.
+        x: float32, float16 or bfloat16, any shape.
 
     Returns:
-        batch_min and batch_max, scalars, and counts, int64 [HISTOGRAM_BINS].
+        batch_min and batch_max, float32 scalars, and counts, int64 [HISTOGRAM_BINS].
     """
     return _ops.dqat_histogram(x)
 
@@ -163,7 +163,7 @@ def fake_quant_histogram(
     exactly to those of the whole.
 
     Args:
-        x: float32, any shape.
+        x: float32, float16 or bfloat16, any shape; arithmetic is in float32.
         min: float32 scalar; see `fake_quant`.
         max: like `min`.
         num_bits: 2 to 16.
@@ -265,6 +265,8 @@ def fake_quant_learned(
     signed: bool | tf.Tensor = True,
     narrow_range: bool = False,
     elements: int | tf.Tensor | None = None,
+    axis: int | None = None,
+    group_size: int = 1,
 ) -> tf.Tensor:
     """Rounds `x` to the multiples of a step that is trained: LSQ.
 
@@ -274,23 +276,34 @@ def fake_quant_learned(
     times the outermost level elsewhere, times 1 / sqrt(elements * highest level).
 
     Args:
-        x: float32, any shape.
-        step: float32 scalar, positive; 0 stands for "not known yet": the values pass through, and the gradient
-            to the step is 0.
+        x: float32, float16 or bfloat16, any shape; arithmetic is in float32.
+        step: float32, scalar, or [channels / group_size] with an axis; positive. 0 (or below 2^-120) stands for
+            "not known yet": the values pass through, and the gradient to the step is 0.
         num_bits: 2 to 16.
-        signed: levels -2^(num_bits - 1) to 2^(num_bits - 1) - 1, else 0 to 2^num_bits - 1.
+        signed: a bool for all steps, or a bool tensor like `step`; levels -2^(num_bits - 1) to
+            2^(num_bits - 1) - 1, else 0 to 2^num_bits - 1.
         narrow_range: one level less, at the negative end of signed levels, else at the positive one.
         elements: N of the gradient's scale: the weights of a layer, or the features of *one sample*. None takes
-            all elements of `x`, which is right for weights.
+            all elements of `x` that share a step, which is right for weights.
+        axis: channel axis of `x`, negative from the end; None for one step per tensor.
+        group_size: so many consecutive channels share a step.
 
     Returns:
         Like `x`.
 
     Raises:
-        tf.errors.InvalidArgumentError: for a step that is negative, not finite or no scalar.
+        tf.errors.InvalidArgumentError: for a step that is negative, not finite or of wrong shape (ValueError where the
+            shapes are known when a graph is built).
     """
     return fake_quant_learned_track(
-        x, step, num_bits=num_bits, signed=signed, narrow_range=narrow_range, elements=elements
+        x,
+        step,
+        num_bits=num_bits,
+        signed=signed,
+        narrow_range=narrow_range,
+        elements=elements,
+        axis=axis,
+        group_size=group_size,
     )[0]
 
 
@@ -302,6 +315,8 @@ def fake_quant_learned_track(
     signed: bool | tf.Tensor = True,
     narrow_range: bool = False,
     elements: int | tf.Tensor | None = None,
+    axis: int | None = None,
+    group_size: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`fake_quant_learned` that also records the smallest and largest value of `x`, in the same memory pass.
 
@@ -312,15 +327,34 @@ def fake_quant_learned_track(
         signed: see `fake_quant_learned`.
         narrow_range: see `fake_quant_learned`.
         elements: see `fake_quant_learned`.
+        axis: see `fake_quant_learned`.
+        group_size: see `fake_quant_learned`.
 
     Returns:
-        y, like `x`, and batch_min and batch_max, scalars, as of `fake_quant_track`.
+        y, like `x`, and batch_min and batch_max, like `step`, as of `fake_quant_track`.
 
     Raises:
         tf.errors.InvalidArgumentError: as `fake_quant_learned`.
     """
-    elements = tf.size(x, tf.int64) if elements is None else tf.cast(elements, tf.int64)
-    return _ops.dqat_fake_quant_learned(x, step, signed, elements, num_bits=num_bits, narrow_range=narrow_range)
+    step = tf.convert_to_tensor(step, tf.float32)
+    if elements is None:
+        elements = tf.size(x, tf.int64) // tf.maximum(tf.size(step, tf.int64), 1)
+    signed = tf.convert_to_tensor(signed, tf.bool)
+    if signed.shape.rank == 0:
+        signed = tf.fill(tf.shape(step), signed)
+    return _ops.dqat_fake_quant_learned(
+        x,
+        step,
+        signed,
+        tf.cast(elements, tf.int64),
+        num_bits=num_bits,
+        narrow_range=narrow_range,
+        **_attributes(axis, group_size),
+    )
+
+
+def _options(op: tf.Operation) -> dict[str, Any]:
+    return {name: op.get_attr(name) for name in ("num_bits", "narrow_range", "per_channel", "axis", "group_size")}
 
 
 def matmul(a: TensorLike, b: TensorLike, *, transpose_a: bool = False, transpose_b: bool = False) -> tf.Tensor:
@@ -432,8 +466,7 @@ def quantized_lstm(
 
 
 def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
-    names = ("num_bits", "narrow_range", "per_channel", "axis", "group_size")
-    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **{name: op.get_attr(name) for name in names}))
+    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **_options(op)))
 
 
 @tf.RegisterGradient("Dqat>FakeQuant")
@@ -454,8 +487,7 @@ def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
 
 @tf.RegisterGradient("Dqat>FakeQuantLearned")
 def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor | None]:
-    options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
-    return [*_ops.dqat_fake_quant_learned_grad(dy, *op.inputs, **options), None, None]
+    return [*_ops.dqat_fake_quant_learned_grad(dy, *op.inputs, **_options(op)), None, None]
 
 
 @tf.RegisterGradient("Dqat>MatMul")

@@ -127,3 +127,118 @@ def fit_range(low, high, *, num_bits=8, narrow_range=False, symmetric=False, pow
             else:
                 fitted_low = -bound * (half / (half - F(1)))
         return np.where(kept, low, fitted_low).astype(F), np.where(kept, high, fitted_high).astype(F)
+
+
+SMALLEST_STEP = F(2.0**-120)
+
+
+def learned_range(step, signed, num_bits, narrow_range):
+    """The range of a learned step; empty where there is none yet."""
+    step, signed = np.asarray(step, F), np.asarray(signed, bool)
+    half = F(2 ** (num_bits - 1))
+    lowest = np.where(signed, F(narrow_range) - half, F(0))
+    highest = lowest + F(2**num_bits - 1 - narrow_range)
+    unknown = step < SMALLEST_STEP
+    with np.errstate(all="ignore"):
+        low, high = (np.where(unknown, F(0), step) * level for level in (lowest, highest))
+    return np.where(unknown, INFINITY, low).astype(F), np.where(unknown, -INFINITY, high).astype(F)
+
+
+def is_valid_step(step, signed, num_bits, narrow_range):
+    step = np.asarray(step, F)
+    return (step > -TINY) & np.isfinite(step) & is_valid(*learned_range(step, signed, num_bits, narrow_range))
+
+
+def learned_gradients(dy, x, step, signed, elements, *, num_bits=8, narrow_range=False, axis=None):
+    """dx, dstep in float64, and the sum of magnitudes that its rounding error is measured against."""
+    dy, x = np.asarray(dy, F), np.asarray(x, F)
+    low, high = learned_range(step, signed, num_bits, narrow_range)
+    grid = Grid(along(low, x, axis), along(high, x, axis), num_bits, narrow_range)
+    known = ~grid.passthrough
+    values, levels = flush(x), F(2**num_bits - 1 - narrow_range)
+    with np.errstate(all="ignore"):
+        from_low = flush(values - grid.low)
+        steps = flush(from_low / grid.scale) if axis is None else flush(from_low * grid.inverse)
+        slope = np.floor(steps - grid.zero_level + F(0.5)) - flush(values / grid.scale)
+        slope = np.where(values > grid.low, slope, F(0))
+        slope = np.where(values <= grid.low, -grid.zero_level, slope)
+        slope = np.where(known, np.where(values >= grid.high, levels - grid.zero_level, slope), F(0)).astype(F)
+        dx = np.where(known & ~((values > grid.low) & (values < grid.high)), flush(dy) * F(0), flush(dy))
+        shares = flush(flush(dy) * slope).astype(np.float64)
+        over = reduced_axes(x, axis)
+        highest = (2 ** (num_bits - 1) - 1) * np.ones(np.shape(step))
+        highest = np.where(signed, highest, 2**num_bits - 1 - narrow_range)
+        scale = 1 / np.sqrt(max(int(elements), 1) * highest)
+        return dx, shares.sum(axis=over) * scale, np.abs(shares).sum(axis=over) * scale
+
+
+SIDE_BINS = 40 * 32  # exponents -24 to 15, 32 bins each
+BINS = 2 * SIDE_BINS + 1
+
+
+def bin_levels(x):
+    """0 for tiny magnitudes, else 1 to SIDE_BINS; by arithmetic, not by bits."""
+    mantissa, exponent = np.frexp(np.abs(np.asarray(x, np.float64)))
+    level = (exponent - 1 + 24) * 32 + np.floor((2 * mantissa - 1) * 32).astype(int) + 1
+    return np.where(np.abs(x) < 2.0**-24, 0, np.minimum(level, SIDE_BINS))
+
+
+def counts(x):
+    x = np.asarray(x, F)
+    x = x[np.isfinite(x)]
+    return np.bincount(SIDE_BINS + np.where(np.signbit(x), -1, 1) * bin_levels(x), minlength=BINS)
+
+
+def bin_edges():
+    """Lower and upper edge of each bin."""
+    magnitudes = [2.0 ** (i // 32 - 24) * (1 + i % 32 / 32) for i in range(SIDE_BINS)]
+    upper = np.concatenate([-np.array(magnitudes[::-1]), magnitudes, [np.inf]])
+    return np.concatenate([[-np.inf], upper[:-1]]), upper
+
+
+LOWER_EDGES, UPPER_EDGES = bin_edges()
+
+
+def percentile_range(found, low, high, lower, upper):
+    """By Python integers and float64: leaves out at most so many percent, rounded down, at each end."""
+    total = float(sum(found.tolist()))
+    if is_empty(low, high) or total == 0:
+        return F(low), F(high)
+    ends = []
+    for values, percent in ((found, lower), (found[::-1], 100.0 - upper)):
+        skipped = np.floor(total * percent / 100.0 * (1 + 1e-9))
+        ends.append(int(np.argmax(np.cumsum(values.astype(np.float64)) > skipped)))
+    return F(max(low, F(LOWER_EDGES[ends[0]]))), F(min(high, F(UPPER_EDGES[::-1][ends[1]])))
+
+
+def histogram_errors(found, extremes, low, high, *, num_bits, narrow_range, symmetric, power_of_two):
+    """The squared error of ranges low, high (arrays) after fitting, values spread evenly in their bins; inf for none.
+
+    In float64: the integral of the error over each bin, as far as it lies within the extremes.
+    """
+    fit = {"symmetric": symmetric, "power_of_two": power_of_two}
+    low, high = fit_range(low, high, num_bits=num_bits, narrow_range=narrow_range, **fit)
+    grid = Grid(low, high, num_bits, narrow_range)
+    bins = np.flatnonzero(found)
+    bins = bins[bins != SIDE_BINS]
+    start = np.maximum(LOWER_EDGES[bins], extremes[0])
+    width = np.maximum(np.minimum(UPPER_EDGES[bins], extremes[1]) - start, 1e-9 * np.abs(start))
+    bottom, top, scale = (part[:, np.newaxis].astype(np.float64) for part in (grid.low, grid.high, grid.scale))
+
+    def integral(x):
+        steps = np.clip(x, bottom, top) / scale
+        whole = np.round(steps)
+        rounding = scale**3 * (whole / 12 + (steps - whole) ** 3 / 3)
+        return rounding + ((np.minimum(x, bottom) - bottom) ** 3 + (np.maximum(x, top) - top) ** 3) / 3
+
+    with np.errstate(all="ignore"):
+        error = ((integral(start + width) - integral(start)) * (found[bins] / width)).sum(axis=1)
+    return np.where(is_valid(low, high) & (grid.scale > 0), error, np.inf)
+
+
+def range_ends(extreme):
+    """Where one end of a range of minimum error may stand: the extreme, and bin edges of eight octaves inside."""
+    extreme = F(extreme)
+    level = int(bin_levels(extreme))
+    inside = UPPER_EDGES[SIDE_BINS + level - 1 - np.arange(min(level, 256))].astype(F)
+    return np.concatenate([[extreme], np.copysign(inside, extreme)]).astype(F)

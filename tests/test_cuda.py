@@ -13,7 +13,30 @@ from dqat import native
 
 ROOT = pathlib.Path(__file__).parent.parent
 INFINITY = float("inf")
-KERNELS = ("FakeQuantWork", "FakeQuantGradWork", "MinMaxWork", "MergeKernel", "FitRangeKernel")
+KERNELS = (
+    "FakeQuantWork",
+    "FakeQuantGradWork",
+    "MinMaxWork",
+    "MergeKernel",
+    "FitRangeKernel",
+    "CountKernel",
+    "PercentileKernel",
+    "MinimumErrorKernel",
+    "LearnedGradWork",
+)
+OPERATIONS = (
+    "FakeQuant",
+    "FakeQuantTrack",
+    "FakeQuantGrad",
+    "MinMax",
+    "FitRange",
+    "Histogram",
+    "FakeQuantHistogram",
+    "PercentileRange",
+    "MinimumErrorRange",
+    "FakeQuantLearned",
+    "FakeQuantLearnedGrad",
+)
 
 needs_gpu = pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU")
 needs_cuda = pytest.mark.skipif(not dqat.build_info()["cuda"], reason="built without CUDA")
@@ -47,7 +70,7 @@ class TestBuild:
     def test_every_operation_has_a_kernel_for_the_gpu_where_built_with_cuda(self):
         from tensorflow.python.framework import kernels
 
-        for operation in ("FakeQuant", "FakeQuantTrack", "FakeQuantGrad", "MinMax", "FitRange"):
+        for operation in OPERATIONS:
             found = {kernel.device_type for kernel in kernels.get_registered_kernels_for_op(f"Dqat>{operation}").kernel}
             assert found == ({"CPU", "GPU"} if dqat.build_info()["cuda"] else {"CPU"})
 
@@ -60,10 +83,12 @@ class TestBuild:
 
 
 @needs_compiler
-def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
-    sources = [ROOT / "tests/cc/cuda_on_host.cc", ROOT / "cc/core/fake_quant.cc", ROOT / "cc/core/rows.cc"]
+@pytest.mark.parametrize("name", ["cuda_on_host", "cuda_observers_on_host"])
+def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path, name):
+    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "learned_step", "rows")
+    sources = [ROOT / f"tests/cc/{name}.cc", *(ROOT / f"cc/core/{source}.cc" for source in core)]
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-ffp-contract=off"]
-    program = tmp_path / "cuda_on_host"
+    program = tmp_path / name
     compile_command = ["g++", *flags, "-DDQAT_INSTRUCTION_SET=baseline", f"-I{ROOT / 'cc'}", *sources, "-o", program]
     compiled = subprocess.run(compile_command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
@@ -157,3 +182,87 @@ class TestGpuRanges:
         got, expected = (on(device, dqat.ops.fit_range, low, high, **options) for device in ("GPU:0", "CPU:0"))
         for ours, other in zip(got, expected, strict=True):
             same_bits(ours, other)
+
+
+def on_both(function, *arguments, **options):
+    """Results on the GPU, again there, and on the CPU."""
+    results = []
+    for device in ("GPU:0", "GPU:0", "CPU:0"):
+        with tf.device(device):
+            found = function(*(tf.identity(argument) for argument in arguments), **options)
+        assert device in found[0].device
+        results.append(found)
+    return results
+
+
+@needs_gpu
+@needs_cuda
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.bfloat16], ids=lambda dtype: dtype.name)
+class TestGpuObservers:
+    @pytest.mark.parametrize("size", [0, 1, 255, 1_000_003])
+    @pytest.mark.parametrize("range_", [(-0.7, 1.3), (INFINITY, -INFINITY)])
+    def test_histograms_have_the_cpus_bits(self, rng, dtype, size, range_):
+        x = np.maximum(rng.standard_cauchy(size), -3.0)
+        x[::4001] = np.nan
+        x[::7] = 0.0
+        x = tf.cast(x, dtype)
+        for function, ranges in ((dqat.ops.histogram, ()), (dqat.ops.fake_quant_histogram, range_)):
+            got, again, expected = on_both(function, x, *map(tf.constant, ranges))
+            for first, second, other in zip(got, again, expected, strict=True):
+                same_bits(tf.cast(first, tf.float32), tf.cast(other, tf.float32))
+                same_bits(tf.cast(first, tf.float32), tf.cast(second, tf.float32))
+            np.testing.assert_array_equal(got[-1], expected[-1])
+
+    @pytest.mark.parametrize(
+        "shape, axis", [((0,), None), ((1_000_003,), None), ((3000, 12), -1), ((33, 7, 1000), 1), ((0, 5), -1)]
+    )
+    @pytest.mark.parametrize("num_bits, narrow_range", [(8, False), (2, True), (16, False)])
+    def test_learned_steps_are_the_cpus(self, rng, dtype, shape, axis, num_bits, narrow_range):
+        channels = [] if axis is None else [shape[axis]]
+        x, dy = (tf.cast(rng.normal(size=shape), dtype) for _ in range(2))
+        step = tf.constant(2.0**-num_bits * (1 + rng.random(channels)), tf.float32)
+        signed = tf.constant(rng.random(channels) < 0.7)
+        options = {"num_bits": num_bits, "narrow_range": narrow_range, "axis": axis}
+
+        def everything(x, dy, step, signed):
+            with tf.GradientTape() as tape:
+                tape.watch([x, step])
+                found = dqat.ops.fake_quant_learned_track(x, step, signed=signed, elements=100, **options)
+            return [*found, *tape.gradient(found[0], [x, step], output_gradients=dy)]
+
+        got, again, expected = on_both(everything, x, dy, step, signed)
+        for first, second in zip(got, again, strict=True):
+            same_bits(tf.cast(first, tf.float32), tf.cast(second, tf.float32))
+        for first, other in zip(got[:4], expected[:4], strict=True):
+            same_bits(tf.cast(first, tf.float32), tf.cast(other, tf.float32))
+        np.testing.assert_allclose(got[4], expected[4], rtol=1e-3, atol=1e-2)
+
+
+@needs_gpu
+@needs_cuda
+class TestGpuHistogramRanges:
+    @pytest.fixture
+    def histogram(self, rng):
+        low, high, counts = dqat.ops.histogram(rng.normal(size=100_000).astype(np.float32))
+        return counts, low, high
+
+    @pytest.mark.parametrize("upper", [100.0, 99.99, 75.5])
+    def test_percentiles_have_the_cpus_bits(self, histogram, upper):
+        got, again, expected = on_both(dqat.ops.percentile_range, *histogram, lower=100 - upper, upper=upper)
+        for first, second, other in zip(got, again, expected, strict=True):
+            same_bits(first, other)
+            same_bits(first, second)
+
+    @pytest.mark.parametrize("options", [{}, {"num_bits": 2}, {"num_bits": 4, "symmetric": True}])
+    def test_ranges_of_minimum_error_are_the_cpus(self, histogram, options):
+        got, again, expected = on_both(dqat.ops.minimum_error_range, *histogram, **options)
+        for first, second, other in zip(got, again, expected, strict=True):
+            same_bits(first, second)
+            np.testing.assert_allclose(first, other, rtol=1 / 32)  # a neighbouring bin where two errors are the same
+
+    def test_wrong_arguments_give_nan(self, histogram):
+        counts, low, high = histogram
+        for arguments in ((counts - 1, low, high), (counts, high, low), (counts, low, tf.constant(INFINITY))):
+            for function in (dqat.ops.percentile_range, dqat.ops.minimum_error_range):
+                with tf.device("GPU:0"):
+                    assert all(np.isnan(part) for part in function(*map(tf.identity, arguments)))

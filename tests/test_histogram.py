@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import reference
 import tensorflow as tf
 from conftest import compiled, speech_model
 
@@ -12,29 +13,9 @@ from dqat.keras_api import keras
 from dqat.model import named_quantizers
 from dqat.observers import EMPTY, MSE, Percentile
 
-SIDE = 40 * 32  # exponents -24 to 15, 32 bins each
-BINS = 2 * SIDE + 1
+BINS = reference.BINS
 SPECIAL = [0.0, -0.0, 1e-45, 2.0**-24, -(2.0**-24), np.nextafter(2.0**-24, 0), 1.0, np.nextafter(1, 0), -1.0]
 SPECIAL += [65535.9, 65536.0, -1e30, 3.4e38, np.inf, -np.inf, np.nan, 31 / 32, 1 + 1 / 32, -1.5]
-
-
-def levels(x):
-    """0 for tiny magnitudes, else 1 to SIDE; by arithmetic, not by bits."""
-    mantissa, exponent = np.frexp(np.abs(np.asarray(x, np.float64)))
-    level = (exponent - 1 + 24) * 32 + np.floor((2 * mantissa - 1) * 32).astype(int) + 1
-    return np.where(np.abs(x) < 2.0**-24, 0, np.minimum(level, SIDE))
-
-
-def reference_counts(x):
-    x = x[np.isfinite(x)]
-    return np.bincount(SIDE + np.where(np.signbit(x), -1, 1) * levels(x), minlength=BINS)
-
-
-def edges():
-    """Lower and upper edge of each bin."""
-    magnitudes = np.array([2.0 ** (i // 32 - 24) * (1 + i % 32 / 32) for i in range(SIDE)] + [np.inf])
-    upper = np.concatenate([-magnitudes[:-1][::-1], magnitudes])
-    return np.concatenate([[-np.inf], upper[:-1]]), upper
 
 
 def tensors():
@@ -52,11 +33,27 @@ def tensors():
 @pytest.mark.parametrize("name", tensors())
 def test_counts_are_those_of_the_definition(name):
     x = tensors()[name]
-    expected = reference_counts(x)
+    expected = reference.counts(x)
     assert expected.sum() == np.isfinite(x).sum()
     np.testing.assert_array_equal(dqat.ops.histogram(x)[2], expected)
     np.testing.assert_array_equal(dqat.ops.fake_quant_histogram(x, -1.0, 1.0)[3], expected)
     np.testing.assert_array_equal(dqat.ops.fake_quant_histogram(x, *EMPTY)[3], expected)
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("name", tensors())
+def test_small_floats_are_counted_as_the_float32_that_they_are(name, dtype):
+    with np.errstate(over="ignore"):
+        x = tf.cast(tensors()[name], dtype)
+    wide = tf.cast(x, tf.float32)
+    for function in (dqat.ops.histogram, lambda x: dqat.ops.fake_quant_histogram(x, -0.7, 1.3)):
+        *first, low, high, counts = function(x)
+        *first_wide, low_wide, high_wide, _ = function(wide)
+        np.testing.assert_array_equal(counts, reference.counts(wide.numpy()))
+        assert (float(low), float(high)) == (float(low_wide), float(high_wide))
+        for y, expected in zip(first, first_wide, strict=True):
+            assert y.dtype == dtype
+            np.testing.assert_array_equal(*(tf.cast(value, tf.float32) for value in (y, tf.cast(expected, dtype))))
 
 
 @pytest.mark.parametrize("name", tensors())
@@ -98,7 +95,7 @@ def test_percentiles_leave_out_as_many_values_as_they_may_and_no_more(name, perc
         float(v)
         for v in dqat.ops.percentile_range(*histogram_of(x), lower=100 - float(percentile), upper=float(percentile))
     )
-    lower, upper = edges()
+    lower, upper = reference.bin_edges()
     for values, bound, bounds in ((x, high, upper), (-x, -low, -lower[::-1])):
         assert (values > bound).sum() <= share * x.size
         exact = max(values.max(), 0)
@@ -203,6 +200,39 @@ def test_wrong_arguments_are_refused_with_their_values(counts, low, high, option
         dqat.ops.percentile_range(counts, low, high, **options)
 
 
+def test_static_shapes_survive_unknown_ones():
+    for spec, static in ((tf.TensorSpec([None, 3]), [None, 3]), (tf.TensorSpec(None), None)):
+        function = tf.function(lambda x: dqat.ops.fake_quant_histogram(x, -1.0, 1.0), jit_compile=False)
+        y, low, high, counts = function.get_concrete_function(spec).outputs
+        assert (y.shape.as_list() if y.shape.rank is not None else None) == static
+        assert low.shape == high.shape == []
+        assert counts.shape == [BINS]
+        low, high, counts = tf.function(dqat.ops.histogram).get_concrete_function(spec).outputs
+        assert low.shape == high.shape == []
+        assert counts.shape == [BINS]
+    for function in (dqat.ops.percentile_range, dqat.ops.minimum_error_range):
+        specs = tf.TensorSpec(None, tf.int64), tf.TensorSpec(None), tf.TensorSpec(None)
+        assert all(part.shape == [] for part in tf.function(function).get_concrete_function(*specs).outputs)
+
+
+@pytest.mark.parametrize(
+    "function, specs, message",
+    [
+        (dqat.ops.fake_quant_histogram, ([None], [1], []), "Shape must be rank 0 but is rank 1"),
+        (dqat.ops.fake_quant_histogram, ([None], [], [2]), "Shape must be rank 0 but is rank 1"),
+        (dqat.ops.percentile_range, ([BINS], [], [1]), "Shape must be rank 0 but is rank 1"),
+        (dqat.ops.percentile_range, ([7], [], []), "Dimension 0 in both shapes must be equal, but are 7 and 2561"),
+        (dqat.ops.minimum_error_range, ([BINS, 1], [], []), "Shapes must be equal rank, but are 2 and 1"),
+        (dqat.ops.minimum_error_range, ([BINS], [2], []), "Shape must be rank 0 but is rank 1"),
+    ],
+)
+def test_a_wrong_static_shape_is_refused_when_the_graph_is_built(function, specs, message):
+    first = tf.float32 if function is dqat.ops.fake_quant_histogram else tf.int64
+    specs = [tf.TensorSpec(spec, tf.float32 if index else first) for index, spec in enumerate(specs)]
+    with pytest.raises(ValueError, match=message):
+        tf.function(function).get_concrete_function(*specs)
+
+
 @pytest.mark.parametrize("decay", [1.0, 0.99, 0.5, 0.0])
 def test_fading_is_exact_integer_arithmetic(decay):
     observer = Percentile(decay=decay)
@@ -254,7 +284,7 @@ def test_a_quantizer_counts_what_all_its_steps_saw(rng, mode):
     batches = rng.normal(size=(5, 64, 16)).astype(np.float32)
     for batch in batches:
         model(batch, training=True)
-    np.testing.assert_array_equal(quantizer.counts, 1024 * reference_counts(batches.reshape(-1)))
+    np.testing.assert_array_equal(quantizer.counts, 1024 * reference.counts(batches.reshape(-1)))
     low, high = quantizer.range()
     expected = dqat.ops.percentile_range(*histogram_of(batches), lower=1.0, upper=99.0)
     assert (float(low), float(high)) == tuple(map(float, expected))

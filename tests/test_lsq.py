@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import reference as definition
 import tensorflow as tf
 from conftest import compiled, speech_model
 
@@ -145,9 +146,98 @@ def test_an_impossible_step_is_refused_with_its_value(step):
         dqat.ops.fake_quant_learned(np.ones(3, np.float32), step)
 
 
-def test_a_step_that_is_no_scalar_is_refused():
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"step must be a scalar, got shape \[2\]"):
-        dqat.ops.fake_quant_learned(np.ones(3, np.float32), [0.1, 0.1])
+@pytest.mark.parametrize(
+    "step, axis, expected", [([0.1, 0.1], None, r"\[\]"), (0.1, -1, r"\[3\]"), ([0.1] * 2, 0, r"\[3\]")]
+)
+def test_a_step_of_wrong_shape_is_refused(step, axis, expected):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"step and signed must have shape {expected}, got"):
+        dqat.ops.fake_quant_learned(np.ones(3, np.float32), step, axis=axis)
+    function = tf.function(lambda: dqat.ops.fake_quant_learned(np.ones(3, np.float32), step, axis=axis))
+    with pytest.raises(ValueError, match="Shape must be rank|Dimensions must be equal"):
+        function.get_concrete_function()
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float16, tf.bfloat16], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize(
+    "shape, axis, group_size",
+    [
+        ((70_001,), None, 1),
+        ((513, 129), -1, 1),
+        ((1001, 6), -1, 3),
+        ((6, 7, 300), 1, 1),
+        ((0, 5), 1, 1),
+        ((3, 5, 0), 1, 1),
+    ],
+)
+def test_channels_and_small_floats_are_computed_as_the_definition_says(rng, dtype, shape, axis, group_size):
+    x, dy = (tf.cast(rng.normal(size=shape), dtype) for _ in range(2))
+    channels = [] if axis is None else [shape[axis] // group_size]
+    step = np.asarray(0.02 * (0.1 + rng.random(channels)), np.float32)
+    signed = rng.random(channels) < 0.7
+    if channels and channels[0] > 4:
+        step[3] = 0.0  # no step yet
+    options = {"num_bits": 6, "narrow_range": True}
+    wide = [value.numpy().astype(np.float32) for value in (x, dy)]
+    if axis is not None:
+        axis %= len(shape)
+        split = (*shape[:axis], *channels, group_size, *shape[axis + 1 :])
+        wide = [value.reshape(split) for value in wide]
+    dx, dstep, size = definition.learned_gradients(wide[1], wide[0], step, signed, 77, axis=axis, **options)
+    y = definition.fake_quant(wide[0], *definition.learned_range(step, signed, 6, True), axis=axis, **options)
+    granularity = {"axis": axis, "group_size": group_size}
+    got = run(x, dy, step, signed=signed, elements=77, **granularity, **options)
+    tracked = dqat.ops.fake_quant_learned_track(x, step, signed=signed, **granularity, **options)
+    for ours, expected in ((got[0], y), (tracked[0], y), (got[1], dx)):
+        assert ours.dtype == dtype
+        np.testing.assert_array_equal(ours, tf.cast(expected.reshape(shape), dtype))
+    assert got[2].dtype == tf.float32
+    assert got[2].shape == tuple(channels)
+    assert (np.abs(got[2] - dstep) <= 2e-6 * size).all()
+    for ours, expected in zip(tracked[1:], dqat.ops.min_max(x, **granularity), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_each_channel_is_what_a_tensor_of_its_own_would_be(rng):
+    """Powers of two, where multiplying with the inverse of a scale is dividing by it."""
+    x, dy = (rng.normal(size=(4, 3, 50)).astype(np.float32) for _ in range(2))
+    step = np.float32([2.0**-6, 0.0, 2.0**-4])
+    whole = run(x, dy, step, signed=[True, True, False], axis=1)
+    for channel, signed in enumerate([True, True, False]):
+        alone = run(x[:, channel], dy[:, channel], step[channel], signed=signed)
+        np.testing.assert_array_equal(whole[0][:, channel], alone[0])
+        np.testing.assert_array_equal(whole[1][:, channel], alone[1])
+        assert float(whole[2][channel]) == pytest.approx(float(alone[2]), rel=1e-5)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_the_numeric_gradient_agrees_where_values_are_clipped(axis):
+    """Outside the range the output is the step times the outermost level: smooth, and constant in x."""
+    x = tf.constant([[900.0, -700.0, 300.0], [200.0, -400.0, 500.0]])
+    step = tf.fill([] if axis is None else [2], 1.0)
+    levels = np.where(x > 0, 7.0, -8.0).reshape(-1)
+
+    def quantized(x, step):
+        return dqat.ops.fake_quant_learned(x, step, num_bits=4, elements=1, axis=axis) * np.sqrt(7.0)
+
+    analytic, numeric = tf.test.compute_gradient(quantized, [x, step], delta=2.0**-4)
+    np.testing.assert_array_equal(analytic[0], np.zeros((6, 6)))
+    np.testing.assert_array_equal(numeric[0], np.zeros((6, 6)))
+    # The op scales the gradient by 1 / sqrt(elements * highest level); the output is scaled by its inverse.
+    moves = levels[:, np.newaxis] if axis is None else np.kron(np.eye(2), np.ones((3, 1))) * levels[:, np.newaxis]
+    np.testing.assert_allclose(analytic[1], moves, rtol=1e-6)
+    np.testing.assert_allclose(numeric[1] / np.sqrt(7.0), moves, rtol=1e-3, atol=1e-3)
+
+
+def test_static_shapes_survive_unknown_ones():
+    function = tf.function(
+        lambda x: dqat.ops.fake_quant_learned_track(x, [0.1] * 3, elements=3, axis=-1), jit_compile=False
+    )
+    y, low, high = function.get_concrete_function(tf.TensorSpec([None, 3])).outputs
+    assert y.shape.as_list() == [None, 3]
+    assert low.shape == high.shape == [3]
+    y, low, _ = function.get_concrete_function(tf.TensorSpec(None)).outputs
+    assert y.shape.rank is None
+    assert low.shape == [3]
 
 
 @pytest.mark.parametrize("num_bits", [2, 4])

@@ -2,6 +2,7 @@
 // a block, and how their results are brought together, are a parameter `Block` with
 //   PerThread<V>                   a V for each thread, found[thread]
 //   ForEachThread(body)            body(thread) for each thread
+//   Synchronize()                  a barrier: what one thread has written, all see
 //   Reduce(found, merge)           all threads' values as one, valid in thread 0
 #ifndef DQAT_CORE_CUDA_WORK_H_
 #define DQAT_CORE_CUDA_WORK_H_
@@ -50,6 +51,13 @@ struct Pairs {
   }
 };
 
+DQAT_HOST_DEVICE inline Grid GridOfNan() {
+  Grid grid;
+  grid.nudged_min = grid.nudged_max = grid.scale = grid.inv_scale = grid.zero_level = kNan;
+  grid.grad_min = grid.grad_max = kNan;
+  return grid;
+}
+
 // The ranges of all channels, in device memory: only a thread can look at them, and it can't raise. So an
 // invalid range has a grid of NaN, which makes outputs of NaN.
 struct Ranges {
@@ -58,25 +66,22 @@ struct Ranges {
 
   DQAT_HOST_DEVICE Grid MakeGridOrNan(int64_t channel) const {
     const Range range{min[channel], max[channel]};
-    if (IsValid(range)) return MakeGrid(range, spec);
-    Grid grid;
-    grid.nudged_min = grid.nudged_max = grid.scale = grid.inv_scale = grid.zero_level = kNan;
-    grid.grad_min = grid.grad_max = kNan;
-    return grid;
+    return IsValid(range) ? MakeGrid(range, spec) : GridOfNan();
   }
 };
 
-// Each kernel's work, as a thread sees it: Start in a channel, then Load and Use every element. Elements are
-// loaded some at a time before they are used, so that an output may stand where the input stood.
+// Each kernel's work, as a thread sees it: Start in a channel, Load and Use every element, then Finish.
+// Elements are loaded some at a time before they are used, so that an output may stand where the input stood.
 
-template <typename T, bool kTrack>
+// `Source` says what the grids are: Ranges, or Steps (cuda_learned_work.h).
+template <typename T, bool kTrack, typename Source = Ranges>
 struct FakeQuantWork {
   using Value = T;
   using Merge = MergeRecord;
   static constexpr bool kReduces = kTrack;
 
   const T* x;
-  Ranges ranges;
+  Source ranges;
   bool per_tensor;  // divides by the scale, as TensorFlow does
   T* y;
   Grid grid;
@@ -99,6 +104,7 @@ struct FakeQuantWork {
                                                          grid.inv_scale, grid.zero_level);
     y[offset] = static_cast<T>(quantized);
   }
+  DQAT_HOST_DEVICE void Finish() {}
 };
 
 template <typename T>
@@ -115,6 +121,7 @@ struct MinMaxWork {
     const float value = static_cast<float>(input);
     *found = Merge()(*found, {RecordMin(value), RecordMax(value)});
   }
+  DQAT_HOST_DEVICE void Finish() {}
 };
 
 template <typename T>
@@ -142,6 +149,7 @@ struct FakeQuantGradWork {
     *found = Merge()(*found, {SlopeToMin(value, slope, lo), SlopeToMax(value, slope, hi)});
     dx[offset] = static_cast<T>(lo != lo ? lo : SlopeToX(value, slope, lo, hi));
   }
+  DQAT_HOST_DEVICE void Finish() {}
 };
 
 // One thread's elements, in order; returns what it has found.
@@ -165,6 +173,7 @@ DQAT_HOST_DEVICE Pair RunThread(const Plan& plan, int64_t block, int thread, Wor
     const int64_t offset = walk.Next();
     work.Use(offset, work.Load(offset), &found);
   }
+  work.Finish();
   return found;
 }
 
@@ -191,10 +200,11 @@ DQAT_HOST_DEVICE void RunBlocks(Block& block, int64_t first_block, int64_t grid_
   }
 }
 
-// The partials of channels first_channel, first_channel + grid_size, ... as one result each.
-template <typename Merge, typename Block>
+// The partials of channels first_channel, first_channel + grid_size, ... as one result each. `Results` is
+// Pairs or has its Set.
+template <typename Merge, typename Block, typename Results>
 DQAT_HOST_DEVICE void MergePartials(Block& block, int64_t first_channel, int64_t grid_size, const Plan& plan,
-                                    Pairs partials, Pairs results) {
+                                    Pairs partials, Results results) {
   typename Block::template PerThread<Pair> found;
   for (int64_t channel = first_channel; channel < plan.channels; channel += grid_size) {
     block.ForEachThread([&](int thread) {

@@ -37,6 +37,23 @@ DQAT_HOST_DEVICE static inline float SlopeToMax(float x, float slope, float hi) 
   return x > hi ? slope : 0.0f;
 }
 
+// A learned step (learned_step.h), whose levels run from -zero_level to levels - zero_level. d y / d step is
+// the level less the value in steps inside the range, the outermost level outside. A NaN is neither and has
+// no share. With a scale of 0 (no step yet) nothing has one, and the whole slope reaches x.
+template <bool kDivide>
+DQAT_HOST_DEVICE static inline float StepSlope(float x, float lo, float hi, float scale, float inv_scale,
+                                               float zero_level, float levels) {
+  const float steps = kDivide ? (x - lo) / scale : (x - lo) * inv_scale;
+  const float inside = floorf(steps - zero_level + 0.5f) - x / scale;
+  float slope = x > lo ? inside : 0.0f;
+  slope = x <= lo ? -zero_level : slope;
+  slope = x >= hi ? levels - zero_level : slope;
+  return scale > 0.0f ? slope : 0.0f;
+}
+DQAT_HOST_DEVICE static inline float StepSlopeToX(float x, float slope, float lo, float hi, float scale) {
+  return slope * (((x > lo) & (x < hi)) | !(scale > 0.0f) ? 1.0f : 0.0f);
+}
+
 }  // namespace dqat::core
 
 #endif  // DQAT_CORE_ELEMENT_H_

@@ -1,132 +1,11 @@
 #include "core/fake_quant.h"
 
-#include <atomic>
 #include <cstring>
-#include <type_traits>
 
-#include "core/rows.h"
+#include "core/chunks.h"
+#include "core/instruction_set.h"
 
 namespace dqat::core {
-namespace {
-
-const RowKernels* BestKernels() {
-#ifdef DQAT_X86_INSTRUCTION_SETS
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")) {
-    return &avx512::kRowKernels;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kRowKernels;
-#endif
-  return &baseline::kRowKernels;
-}
-
-std::vector<const RowKernels*> AvailableKernels() {
-  std::vector<const RowKernels*> all = {&baseline::kRowKernels};
-#ifdef DQAT_X86_INSTRUCTION_SETS
-  const RowKernels* best = BestKernels();
-  if (best != &baseline::kRowKernels) all.push_back(&avx2::kRowKernels);
-  if (best == &avx512::kRowKernels) all.push_back(best);
-#endif
-  return all;
-}
-
-std::atomic<const RowKernels*>& Current() {
-  static std::atomic<const RowKernels*> current{BestKernels()};
-  return current;
-}
-
-const RowKernels& Kernels() { return *Current().load(std::memory_order_relaxed); }
-
-RowGrids Grids(const GridTable& grids) {
-  return {grids.nudged_min(), grids.nudged_max(), grids.scale(),   grids.inv_scale(),
-          grids.zero_level(), grids.grad_min(),   grids.grad_max()};
-}
-
-RowGrid ChannelGrid(const GridTable& grids, int64_t channel) {
-  return {grids.nudged_min()[channel], grids.nudged_max()[channel], grids.scale()[channel],
-          grids.inv_scale()[channel], grids.zero_level()[channel]};
-}
-
-// Elements that are converted at a time, where they have to be: within the first-level cache.
-constexpr int64_t kStageElements = 4096;
-
-// Rows [row, row + count) of a block: `elements` consecutive elements from `offset`, all of `channel`
-// unless the layout is interleaved.
-struct Chunk {
-  int64_t row, count, channel, offset, elements;
-};
-
-// Cuts a block into chunks: whole where elements are float already, else small enough to be converted.
-template <typename T, typename Visit>
-void ForEachChunk(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, Visit visit) {
-  const int64_t begin = block * plan.rows_per_block;
-  const int64_t end = std::min(plan.rows, begin + plan.rows_per_block);
-  if (layout.interleaved()) {
-    int64_t step = end - begin;
-    if (!std::is_same_v<T, float>) {
-      step = std::max<int64_t>(1, kStageElements / (layout.columns() * plan.repeat)) * plan.repeat;
-    }
-    for (int64_t row = begin; row < end; row += step) {
-      const int64_t count = std::min(step, end - row);
-      visit(Chunk{row, count, 0, row * layout.columns(), count * layout.columns()});
-    }
-    return;
-  }
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t vector = row / plan.pieces_per_row;
-    const int64_t start = (row % plan.pieces_per_row) * BlockPlan::kMaxRowElements;
-    const int64_t n = std::min(layout.inner - start, BlockPlan::kMaxRowElements);
-    visit(Chunk{row, 1, vector % layout.channels, vector * layout.inner + start, n});
-  }
-}
-
-// Float memory for the chunks of one block; none where elements are float already.
-template <typename T>
-class Stage {
- public:
-  Stage(const ChannelLayout& layout, const BlockPlan& plan) {
-    if (std::is_same_v<T, float>) return;
-    const int64_t interleaved = std::max(kStageElements, layout.columns() * plan.repeat);
-    memory_.resize(layout.interleaved() ? interleaved : std::min(layout.inner, BlockPlan::kMaxRowElements));
-  }
-
-  const float* Load(const RowKernels& kernels, const T* x, int64_t n) {
-    if constexpr (std::is_same_v<T, float>) {
-      return x;
-    } else if constexpr (std::is_same_v<T, Half>) {
-      kernels.load_half(n, x, memory_.data());
-    } else {
-      kernels.load_bfloat16(n, x, memory_.data());
-    }
-    return memory_.data();
-  }
-
-  // Where the float results of a chunk go before Store.
-  float* Results(T* y) {
-    if constexpr (std::is_same_v<T, float>) return y;
-    return memory_.data();
-  }
-
-  void Store(const RowKernels& kernels, T* y, int64_t n) {
-    if constexpr (std::is_same_v<T, Half>) kernels.store_half(n, memory_.data(), y);
-    if constexpr (std::is_same_v<T, BFloat16>) kernels.store_bfloat16(n, memory_.data(), y);
-  }
-
- private:
-  std::vector<float> memory_;
-};
-
-// Runs a kernel of rows over `count` rows of `columns`: `repeat` at a time, then the rest singly.
-template <typename Run>
-void RunRows(int64_t count, int64_t columns, int64_t repeat, Run run) {
-  const int64_t joined = count / repeat;
-  if (joined > 0) run(joined, columns * repeat, 0);
-  const int64_t done = joined * repeat;
-  if (done < count) run(count - done, columns, done * columns);
-}
-
-}  // namespace
-
 GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
     : channels_(layout.channels),
       run_(layout.interleaved() ? layout.inner : 1),
@@ -330,24 +209,6 @@ void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* 
       [&](int64_t channel, int64_t first, int64_t count) {
         for (int64_t i = first; i < first + count; ++i) sum[channel] += partials[i];
       });
-}
-
-std::vector<const char*> AvailableInstructionSets() {
-  std::vector<const char*> names;
-  for (const RowKernels* kernels : AvailableKernels()) names.push_back(kernels->name);
-  return names;
-}
-
-const char* InstructionSet() { return Kernels().name; }
-
-bool SetInstructionSet(const char* name) {
-  for (const RowKernels* kernels : AvailableKernels()) {
-    if (std::strcmp(kernels->name, name) == 0) {
-      Current().store(kernels, std::memory_order_relaxed);
-      return true;
-    }
-  }
-  return false;
 }
 
 }  // namespace dqat::core

@@ -80,13 +80,6 @@ void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPart
                   float* max);
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum);
 
-// Instruction sets that were compiled in and that this processor has, best last: "baseline", "avx2",
-// "avx512". Results are the same bits on each.
-std::vector<const char*> AvailableInstructionSets();
-const char* InstructionSet();
-// Returns false, and changes nothing, where `name` is not available. For tests and benchmarks.
-bool SetInstructionSet(const char* name);
-
 }  // namespace dqat::core
 
 #endif  // DQAT_CORE_FAKE_QUANT_H_

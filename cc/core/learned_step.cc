@@ -1,62 +1,42 @@
 #include "core/learned_step.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-
-#include "core/fake_quant.h"
-#include "core/learned_rows.h"
+#include "core/chunks.h"
+#include "core/instruction_set.h"
 
 namespace dqat::core {
-namespace {
 
-// The kernels of the instruction set that fake_quant.h has chosen.
-const LearnedRowKernels& Kernels() {
-#ifdef DQAT_X86_INSTRUCTION_SETS
-  const char* name = InstructionSet();
-  if (std::strcmp(name, "avx512") == 0) return avx512::kLearnedRowKernels;
-  if (std::strcmp(name, "avx2") == 0) return avx2::kLearnedRowKernels;
-#endif
-  return baseline::kLearnedRowKernels;
-}
-
-}  // namespace
-
-LearnedStep::LearnedStep(float step, bool is_signed, const QuantizerSpec& spec) : step_(step), spec_(spec) {
-  const int lowest = is_signed ? 1 << (spec.num_bits - 1) : 0;
-  level_min_ = static_cast<float>(is_signed && spec.narrow_range ? 1 - lowest : -lowest);
-  level_max_ = level_min_ + static_cast<float>(spec.quant_max() - spec.quant_min());
-}
-
-bool LearnedStep::valid() const {
-  return step_ >= 0.0f && std::isfinite(step_) && (step_ == 0.0f || IsValid(range()));
-}
-
-Range LearnedStep::range() const {
-  if (step_ == 0.0f) return Range();
-  return {step_ * level_min_, step_ * level_max_};
-}
-
-double LearnedStep::gradient_scale(int64_t elements) const {
-  return 1.0 / std::sqrt(static_cast<double>(std::max<int64_t>(elements, 1)) * level_max_);
-}
-
+template <typename T>
 void LearnedStepGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                          const LearnedStep& step, const float* dy, const float* x, float* dx, float* dstep) {
-  const Grid grid = step.grid();
-  const LearnedRow row_grid = {grid.nudged_min, grid.nudged_max,  grid.scale,
-                               grid.zero_level, step.level_min(), step.level_max()};
-  const int64_t end = std::min(plan.rows, (block + 1) * plan.rows_per_block);
-  for (int64_t row = block * plan.rows_per_block; row < end; ++row) {
-    const int64_t offset = row * BlockPlan::kMaxRowElements;
-    const int64_t n = std::min(layout.inner - offset, BlockPlan::kMaxRowElements);
-    dstep[row] = 0.0f;
-    if (grid.passthrough) {
-      std::copy_n(dy + offset, n, dx + offset);
+                          const GridTable& grids, float levels, const T* dy, const T* x, T* dx,
+                          float* dstep) {
+  const RowKernels& kernels = Kernels();
+  Stage<T> value_stage(layout, plan), slope_stage(layout, plan);
+  float* block_dstep = dstep + block * layout.columns() * plan.repeat;
+  if (layout.interleaved()) std::fill_n(block_dstep, layout.columns() * plan.repeat, 0.0f);
+  ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
+    const float* values = value_stage.Load(kernels, x + chunk.offset, chunk.elements);
+    const float* slopes = slope_stage.Load(kernels, dy + chunk.offset, chunk.elements);
+    float* results = slope_stage.Results(dx + chunk.offset);
+    if (layout.interleaved()) {
+      RunRows(chunk.count, layout.columns(), plan.repeat, [&](int64_t rows, int64_t n, int64_t offset) {
+        kernels.channels_step_gradient(rows, n, Grids(grids), levels, slopes + offset, values + offset,
+                                       results + offset, block_dstep);
+      });
     } else {
-      Kernels().gradient(n, row_grid, dy + offset, x + offset, dx + offset, dstep + row);
+      dstep[chunk.row] = 0.0f;
+      kernels.step_gradient(chunk.elements, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(),
+                            levels, slopes, values, results, dstep + chunk.row);
     }
-  }
+    slope_stage.Store(kernels, dx + chunk.offset, chunk.elements);
+  });
 }
+
+#define DQAT_INSTANTIATE(T)                                                                             \
+  template void LearnedStepGradBlock(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&, \
+                                     float, const T*, const T*, T*, float*)
+DQAT_INSTANTIATE(float);
+DQAT_INSTANTIATE(Half);
+DQAT_INSTANTIATE(BFloat16);
+#undef DQAT_INSTANTIATE
 
 }  // namespace dqat::core

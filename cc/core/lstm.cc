@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/fake_quant.h"
+#include "core/instruction_set.h"
 #include "core/products.h"
 
 namespace dqat::core {
@@ -27,7 +28,7 @@ constexpr int64_t kGradientDepth = 256;
 constexpr int64_t kSharedWeightBytes = 1 << 20;
 constexpr int64_t kCellCost = 8;  // cycles for a unit, about; a product's multiply-adds are 16 a cycle
 
-const LstmRowKernels& Kernels() {
+const LstmRowKernels& LstmKernels() {
 #ifdef DQAT_X86_INSTRUCTION_SETS
   const char* name = InstructionSet();
   if (std::strcmp(name, "avx512") == 0) return avx512::kLstmRowKernels;

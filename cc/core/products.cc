@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/fake_quant.h"
+#include "core/instruction_set.h"
 
 namespace dqat::core {
 namespace {

@@ -26,7 +26,7 @@
 
 namespace dqat::core {
 
-// The tile of the instruction set that fake_quant.h has chosen.
+// The tile of the instruction set that instruction_set.h has chosen.
 const ProductKernels& ProductTiles();
 
 inline int64_t Panels(int64_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }

@@ -142,6 +142,55 @@ void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const floa
   }
 }
 
+template <bool kDivide>
+void StepGradientRow(int64_t n, const RowGrid& grid, float levels, const float* dy, const float* x, float* dx,
+                     float* dstep) {
+  const float lo = grid.nudged_min, hi = grid.nudged_max, scale = grid.scale;
+  const float inv_scale = grid.inv_scale, zero_level = grid.zero_level;
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const float value = x[i + lane], slope = dy[i + lane];
+      sums[lane] += slope * StepSlope<kDivide>(value, lo, hi, scale, inv_scale, zero_level, levels);
+      dx[i + lane] = StepSlopeToX(value, slope, lo, hi, scale);
+    }
+  }
+  for (int lane = 0; i < n; ++i, ++lane) {
+    const float value = x[i], slope = dy[i];
+    sums[lane] += slope * StepSlope<kDivide>(value, lo, hi, scale, inv_scale, zero_level, levels);
+    dx[i] = StepSlopeToX(value, slope, lo, hi, scale);
+  }
+  float sum = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  *dstep += sum;
+}
+
+void StepGradient(int64_t n, const RowGrid& grid, bool divide, float levels, const float* dy, const float* x,
+                  float* dx, float* dstep) {
+  if (divide) {
+    StepGradientRow<true>(n, grid, levels, dy, x, dx, dstep);
+  } else {
+    StepGradientRow<false>(n, grid, levels, dy, x, dx, dstep);
+  }
+}
+
+void ChannelsStepGradient(int64_t rows, int64_t n, const RowGrids& grids, float levels, const float* dy,
+                          const float* x, float* dx, float* dstep) {
+  const float *lo = grids.nudged_min, *hi = grids.nudged_max, *scale = grids.scale;
+  const float *inv_scale = grids.inv_scale, *zero_level = grids.zero_level;
+  for (int64_t row = 0; row < rows; ++row, x += n, dy += n, dx += n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const float value = x[i], slope = dy[i];
+      dstep[i] +=
+          slope * StepSlope<false>(value, lo[i], hi[i], scale[i], inv_scale[i], zero_level[i], levels);
+      dx[i] = StepSlopeToX(value, slope, lo[i], hi[i], scale[i]);
+    }
+  }
+}
+
 template <typename T>
 void Load(int64_t n, const T* x, float* y) {
 #pragma omp simd
@@ -166,6 +215,8 @@ const RowKernels kRowKernels = {
     QuantizeChannels<true>,
     ChannelsMinMax,
     ChannelsGradient,
+    StepGradient,
+    ChannelsStepGradient,
     Load<Half>,
     Load<BFloat16>,
     Store<Half>,

@@ -41,6 +41,12 @@ struct RowKernels {
   void (*channels_gradient)(int64_t rows, int64_t n, const RowGrids& grids, const float* dy, const float* x,
                             float* dx, float* dmin, float* dmax);
 
+  // The gradient of a learned step with that many levels; *dstep and dstep[n] are updated in place.
+  void (*step_gradient)(int64_t n, const RowGrid& grid, bool divide, float levels, const float* dy,
+                        const float* x, float* dx, float* dstep);
+  void (*channels_step_gradient)(int64_t rows, int64_t n, const RowGrids& grids, float levels,
+                                 const float* dy, const float* x, float* dx, float* dstep);
+
   // 16-bit floats, to and from the float32 that the loops above work on.
   void (*load_half)(int64_t n, const Half* x, float* y);
   void (*load_bfloat16)(int64_t n, const BFloat16* x, float* y);

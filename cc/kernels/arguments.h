@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/histogram.h"
 #include "core/layout.h"
 #include "core/quantization.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -85,6 +86,15 @@ inline tensorflow::Status CheckRangeShape(const tensorflow::Tensor& min, const t
                                              min.shape().DebugString(), " and ", max.shape().DebugString());
 }
 
+// The same for learned steps.
+inline tensorflow::Status CheckStepShape(const tensorflow::Tensor& step, const tensorflow::Tensor& is_signed,
+                                         const tensorflow::TensorShape& expected) {
+  if (step.shape() == expected && is_signed.shape() == expected) return tensorflow::OkStatus();
+  return tensorflow::errors::InvalidArgument("step and signed must have shape ", expected.DebugString(),
+                                             ", got ", step.shape().DebugString(), " and ",
+                                             is_signed.shape().DebugString());
+}
+
 // `names` of both tensors, for the message.
 inline tensorflow::Status CheckSameShape(const char* names, const tensorflow::Tensor& a,
                                          const tensorflow::Tensor& b) {
@@ -93,14 +103,24 @@ inline tensorflow::Status CheckSameShape(const char* names, const tensorflow::Te
                                              a.shape().DebugString(), " and ", b.shape().DebugString());
 }
 
+inline tensorflow::Status CheckScalar(const tensorflow::Tensor& tensor, const char* name) {
+  if (tensor.dims() == 0) return tensorflow::OkStatus();
+  return tensorflow::errors::InvalidArgument(name, " must be a scalar, got shape ",
+                                             tensor.shape().DebugString());
+}
+
+// From host memory.
 template <typename T>
 tensorflow::Status ReadScalar(const tensorflow::Tensor& tensor, const char* name, T* value) {
-  if (tensor.dims() != 0) {
-    return tensorflow::errors::InvalidArgument(name, " must be a scalar, got shape ",
-                                               tensor.shape().DebugString());
-  }
+  TF_RETURN_IF_ERROR(CheckScalar(tensor, name));
   *value = tensor.scalar<T>()();
   return tensorflow::OkStatus();
+}
+
+inline tensorflow::Status CheckCountsShape(const tensorflow::Tensor& counts) {
+  if (counts.dims() == 1 && counts.NumElements() == core::HistogramGrid::kBins) return tensorflow::OkStatus();
+  return tensorflow::errors::InvalidArgument("counts must have shape [", core::HistogramGrid::kBins,
+                                             "], got ", counts.shape().DebugString());
 }
 
 }  // namespace dqat

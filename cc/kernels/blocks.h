@@ -1,14 +1,39 @@
-// The blocks of a core::BlockPlan on TensorFlow's threads.
+// What the CPU kernels share: tensors as core sees them, blocks on TensorFlow's threads, partial results.
 #ifndef DQAT_KERNELS_BLOCKS_H_
 #define DQAT_KERNELS_BLOCKS_H_
 
 #include <cstdint>
 #include <functional>
 
+#include "core/fake_quant.h"
 #include "core/layout.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {
+
+// Core's type for a TensorFlow element type.
+template <typename T>
+struct CoreType {
+  using type = T;
+};
+template <>
+struct CoreType<Eigen::half> {
+  using type = core::Half;
+};
+template <>
+struct CoreType<tensorflow::bfloat16> {
+  using type = core::BFloat16;
+};
+
+template <typename T>
+const typename CoreType<T>::type* Data(const tensorflow::Tensor& tensor) {
+  return reinterpret_cast<const typename CoreType<T>::type*>(tensor.flat<T>().data());
+}
+
+template <typename T>
+typename CoreType<T>::type* Data(tensorflow::Tensor* tensor) {
+  return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
+}
 
 // Calls body(begin, end) on ranges of blocks. `cost_per_element` is in rough cycles, for TensorFlow's
 // sharder.
@@ -23,6 +48,46 @@ inline void ForEachBlock(tensorflow::OpKernelContext* context, const core::Block
     for (int64_t block = begin; block < end; ++block) body(block);
   });
 }
+
+// Scratch memory for partial records or sums: two arrays of plan.partials floats.
+class Partials {
+ public:
+  tensorflow::Status Allocate(tensorflow::OpKernelContext* context, const core::BlockPlan& plan) {
+    return context->allocate_temp(tensorflow::DT_FLOAT, {2, plan.partials}, &memory_);
+  }
+
+  float* first() { return memory_.flat<float>().data(); }
+  float* second() { return first() + memory_.dim_size(1); }
+
+ private:
+  tensorflow::Tensor memory_;
+};
+
+// The record of a tensor: memory for its parts, and the two outputs that they are merged into.
+class Record {
+ public:
+  tensorflow::Status Allocate(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
+                              const tensorflow::TensorShape& shape, int first_output) {
+    TF_RETURN_IF_ERROR(context->allocate_output(first_output, shape, &min_));
+    TF_RETURN_IF_ERROR(context->allocate_output(first_output + 1, shape, &max_));
+    TF_RETURN_IF_ERROR(memory_.Allocate(context, plan));
+    partials_ = {memory_.first(), memory_.second()};
+    return tensorflow::OkStatus();
+  }
+
+  // Null pointers before Allocate.
+  core::RecordPartials partials() const { return partials_; }
+
+  void Merge(const core::ChannelLayout& layout, const core::BlockPlan& plan) {
+    core::MergeRecords(layout, plan, partials_, min_->flat<float>().data(), max_->flat<float>().data());
+  }
+
+ private:
+  Partials memory_;
+  core::RecordPartials partials_;
+  tensorflow::Tensor* min_ = nullptr;
+  tensorflow::Tensor* max_ = nullptr;
+};
 
 }  // namespace dqat
 

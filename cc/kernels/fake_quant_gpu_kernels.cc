@@ -2,11 +2,9 @@
 // for what becomes of an invalid range, see core/fake_quant_cuda.h.
 //
 // EIGEN_USE_GPU must be defined before any header of TensorFlow is included: CMakeLists.txt does.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "core/fake_quant_cuda.h"
 #include "kernels/arguments.h"
+#include "kernels/gpu_memory.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {
@@ -17,44 +15,8 @@ using core::cuda::Record;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
-using tensorflow::Status;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-
-// TensorFlow's element type as CUDA names it.
-template <typename T>
-struct CudaType {
-  using Type = T;
-};
-template <>
-struct CudaType<Eigen::half> {
-  using Type = __half;
-};
-template <>
-struct CudaType<Eigen::bfloat16> {
-  using Type = __nv_bfloat16;
-};
-
-template <typename T>
-const typename CudaType<T>::Type* Elements(const Tensor& tensor) {
-  return reinterpret_cast<const typename CudaType<T>::Type*>(tensor.flat<T>().data());
-}
-template <typename T>
-typename CudaType<T>::Type* Elements(Tensor* tensor) {
-  return reinterpret_cast<typename CudaType<T>::Type*>(tensor->flat<T>().data());
-}
-const float* Floats(const Tensor& tensor) { return tensor.flat<float>().data(); }
-float* Floats(Tensor* tensor) { return tensor->flat<float>().data(); }
-
-Status ToStatus(cudaError_t error) {
-  if (error == cudaSuccess) return tensorflow::OkStatus();
-  return tensorflow::errors::Internal("CUDA: ", cudaGetErrorString(error));
-}
-
-Status AllocateScratch(OpKernelContext* context, const ChannelLayout& layout, Tensor* scratch) {
-  return context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({core::cuda::ScratchFloats(layout)}),
-                                scratch);
-}
 
 template <typename T, bool kTrack>
 class FakeQuantGpuOp : public OpKernel {
@@ -68,15 +30,10 @@ class FakeQuantGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
     OP_REQUIRES_OK(context, CheckRangeShape(min, max, range_shape));
-    Tensor *y = nullptr, *batch_min = nullptr, *batch_max = nullptr, scratch;
+    Tensor *y = nullptr, scratch;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     Record record;
-    if (kTrack) {
-      OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_min));
-      OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
-      OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
-      record = {Floats(batch_min), Floats(batch_max)};
-    }
+    if (kTrack) OP_REQUIRES_OK(context, AllocateRecord(context, layout, range_shape, 1, &record, &scratch));
     OP_REQUIRES_OK(context, ToStatus(core::cuda::FakeQuant(
                                 layout, spec_, Elements<T>(x), Floats(min), Floats(max), Elements<T>(y),
                                 record, kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
@@ -126,14 +83,12 @@ class MinMaxGpuOp : public OpKernel {
     const Tensor& x = context->input(0);
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
-    const TensorShape range_shape = granularity_.RangeShape(layout);
-    Tensor *batch_min = nullptr, *batch_max = nullptr, scratch;
-    OP_REQUIRES_OK(context, context->allocate_output(0, range_shape, &batch_min));
-    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_max));
-    OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
+    Record record;
+    Tensor scratch;
     OP_REQUIRES_OK(context,
-                   ToStatus(core::cuda::MinMax(layout, Elements<T>(x), {Floats(batch_min), Floats(batch_max)},
-                                               Floats(&scratch), GpuStream(context))));
+                   AllocateRecord(context, layout, granularity_.RangeShape(layout), 0, &record, &scratch));
+    OP_REQUIRES_OK(context, ToStatus(core::cuda::MinMax(layout, Elements<T>(x), record, Floats(&scratch),
+                                                        GpuStream(context))));
   }
 
  private:

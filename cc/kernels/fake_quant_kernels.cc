@@ -14,7 +14,6 @@ namespace {
 using core::BlockPlan;
 using core::ChannelLayout;
 using core::GridTable;
-using core::RecordPartials;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -24,30 +23,6 @@ using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
 
 constexpr int64_t kCostPerElement = 2;
-
-// Core's type for a TensorFlow element type.
-template <typename T>
-struct CoreType {
-  using type = T;
-};
-template <>
-struct CoreType<Eigen::half> {
-  using type = core::Half;
-};
-template <>
-struct CoreType<tensorflow::bfloat16> {
-  using type = core::BFloat16;
-};
-
-template <typename T>
-const typename CoreType<T>::type* Data(const Tensor& tensor) {
-  return reinterpret_cast<const typename CoreType<T>::type*>(tensor.flat<T>().data());
-}
-
-template <typename T>
-typename CoreType<T>::type* Data(Tensor* tensor) {
-  return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
-}
 
 // Checks the ranges and puts their grids into the table.
 Status ReadGrids(const Tensor& min, const Tensor& max, const core::QuantizerSpec& spec, GridTable* grids) {
@@ -73,15 +48,6 @@ void SayPassThroughOnce(const std::string& node) {
                   "of training, or a model that was never trained.";
 }
 
-// Scratch memory for partial records or sums: two arrays of plan.partials floats.
-Status AllocatePartials(OpKernelContext* context, const BlockPlan& plan, Tensor* memory, float** first,
-                        float** second) {
-  TF_RETURN_IF_ERROR(context->allocate_temp(tensorflow::DT_FLOAT, TensorShape({2, plan.partials}), memory));
-  *first = memory->flat<float>().data();
-  *second = *first + plan.partials;
-  return tensorflow::OkStatus();
-}
-
 template <typename T, bool kTrack>
 class FakeQuantOp : public OpKernel {
  public:
@@ -105,22 +71,14 @@ class FakeQuantOp : public OpKernel {
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
 
-    RecordPartials partials;
-    Tensor memory, *batch_min = nullptr, *batch_max = nullptr;
-    if (kTrack) {
-      OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_min));
-      OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &batch_max));
-      OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
-    }
+    Record record;
+    if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
     ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
-      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
     });
-    if (kTrack) {
-      core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
-                         batch_max->flat<float>().data());
-    }
+    if (kTrack) record.Merge(layout, plan);
   }
 
  private:
@@ -150,18 +108,17 @@ class FakeQuantGradOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &dmin));
     OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
 
-    Tensor memory;
-    float *dmin_partials = nullptr, *dmax_partials = nullptr;
-    OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &dmin_partials, &dmax_partials));
+    Partials partials;
+    OP_REQUIRES_OK(context, partials.Allocate(context, plan));
     const auto* dy_data = Data<T>(dy);
     const auto* x_data = Data<T>(x);
     auto* dx_data = Data<T>(dx);
     ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
-      core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, dmin_partials,
-                               dmax_partials);
+      core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, partials.first(),
+                               partials.second());
     });
-    core::MergeSums(layout, plan, dmin_partials, dmin->flat<float>().data());
-    core::MergeSums(layout, plan, dmax_partials, dmax->flat<float>().data());
+    core::MergeSums(layout, plan, partials.first(), dmin->flat<float>().data());
+    core::MergeSums(layout, plan, partials.second(), dmax->flat<float>().data());
   }
 
  private:
@@ -178,19 +135,13 @@ class MinMaxOp : public OpKernel {
     const Tensor& x = context->input(0);
     ChannelLayout layout;
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
-    const TensorShape range_shape = granularity_.RangeShape(layout);
-    Tensor *batch_min = nullptr, *batch_max = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, range_shape, &batch_min));
-    OP_REQUIRES_OK(context, context->allocate_output(1, range_shape, &batch_max));
     const BlockPlan plan(layout);
-    Tensor memory;
-    RecordPartials partials;
-    OP_REQUIRES_OK(context, AllocatePartials(context, plan, &memory, &partials.min, &partials.max));
+    Record record;
+    OP_REQUIRES_OK(context, record.Allocate(context, plan, granularity_.RangeShape(layout), 0));
     const auto* x_data = Data<T>(x);
     ForEachBlock(context, plan, kCostPerElement,
-                 [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, partials); });
-    core::MergeRecords(layout, plan, partials, batch_min->flat<float>().data(),
-                       batch_max->flat<float>().data());
+                 [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, record.partials()); });
+    record.Merge(layout, plan);
   }
 
  private:

@@ -6,7 +6,6 @@
 #include "core/histogram_range.h"
 #include "kernels/arguments.h"
 #include "kernels/blocks.h"
-#include "kernels/per_tensor.h"
 
 namespace dqat {
 namespace {
@@ -24,8 +23,8 @@ using tensorflow::errors::InvalidArgument;
 constexpr int64_t kCostPerElement = 6;
 
 // Runs `visit` on each block after counting it, while it is in the cache; adds up the counts of all threads.
-template <typename Visit>
-void CountBlocks(OpKernelContext* context, const ChannelLayout& layout, const BlockPlan& plan, const float* x,
+template <typename T, typename Visit>
+void CountBlocks(OpKernelContext* context, const ChannelLayout& layout, const BlockPlan& plan, const T* x,
                  Tensor* counts, Visit visit) {
   counts->flat<int64_t>().setZero();
   int64_t* total = counts->flat<int64_t>().data();
@@ -41,25 +40,29 @@ void CountBlocks(OpKernelContext* context, const ChannelLayout& layout, const Bl
   });
 }
 
+ChannelLayout PerTensor(const Tensor& x) { return {1, 1, x.NumElements()}; }
+
+template <typename T>
 class HistogramOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
-    const ChannelLayout layout = per_tensor::Layout(x);
+    const ChannelLayout layout = PerTensor(x);
     const BlockPlan plan(layout);
-    per_tensor::Record record;
+    Record record;
     Tensor* counts = nullptr;
-    OP_REQUIRES_OK(context, record.Allocate(context, plan, 0));
+    OP_REQUIRES_OK(context, record.Allocate(context, plan, {}, 0));
     OP_REQUIRES_OK(context, context->allocate_output(2, {HistogramGrid::kBins}, &counts));
-    const float* x_data = x.flat<float>().data();
+    const auto* x_data = Data<T>(x);
     CountBlocks(context, layout, plan, x_data, counts,
                 [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, record.partials()); });
     record.Merge(layout, plan);
   }
 };
 
+template <typename T>
 class FakeQuantHistogramOp : public OpKernel {
  public:
   explicit FakeQuantHistogramOp(OpKernelConstruction* context)
@@ -73,21 +76,21 @@ class FakeQuantHistogramOp : public OpKernel {
     OP_REQUIRES(context, core::IsValid(range),
                 InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", range.min,
                                 " and max ", range.max));
-    const ChannelLayout layout = per_tensor::Layout(x);
+    const ChannelLayout layout = PerTensor(x);
     const BlockPlan plan(layout);
     core::GridTable grids(layout, plan);
     grids.Set(0, core::MakeGrid(range, spec_));
-    per_tensor::Record record;
+    Record record;
     Tensor *y = nullptr, *counts = nullptr;
     if (grids.any_passthrough()) {
       OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
     } else {
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     }
-    OP_REQUIRES_OK(context, record.Allocate(context, plan, 1));
+    OP_REQUIRES_OK(context, record.Allocate(context, plan, {}, 1));
     OP_REQUIRES_OK(context, context->allocate_output(3, {HistogramGrid::kBins}, &counts));
-    const float* x_data = x.flat<float>().data();
-    float* y_data = y->flat<float>().data();
+    const auto* x_data = Data<T>(x);
+    auto* y_data = Data<T>(y);
     CountBlocks(context, layout, plan, x_data, counts, [&](int64_t block) {
       core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
     });
@@ -102,10 +105,7 @@ class FakeQuantHistogramOp : public OpKernel {
 struct Histogram {
   Status Read(OpKernelContext* context) {
     const Tensor& tensor = context->input(0);
-    if (tensor.dims() != 1 || tensor.NumElements() != HistogramGrid::kBins) {
-      return InvalidArgument("counts must have shape [", HistogramGrid::kBins, "], got ",
-                             tensor.shape().DebugString());
-    }
+    TF_RETURN_IF_ERROR(CheckCountsShape(tensor));
     counts = tensor.flat<int64_t>().data();
     for (int bin = 0; bin < HistogramGrid::kBins; ++bin) {
       if (counts[bin] < 0) return InvalidArgument("counts must not be negative, got ", counts[bin]);
@@ -167,8 +167,16 @@ class MinimumErrorRangeOp : public OpKernel {
   const core::QuantizerSpec spec_;
 };
 
-REGISTER_KERNEL_BUILDER(Name("Dqat>Histogram").Device(tensorflow::DEVICE_CPU), HistogramOp);
-REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantHistogram").Device(tensorflow::DEVICE_CPU), FakeQuantHistogramOp);
+#define DQAT_REGISTER_CPU(T)                                                                            \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>Histogram").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"), \
+                          HistogramOp<T>);                                                              \
+  REGISTER_KERNEL_BUILDER(                                                                              \
+      Name("Dqat>FakeQuantHistogram").Device(tensorflow::DEVICE_CPU).TypeConstraint<T>("T"),            \
+      FakeQuantHistogramOp<T>)
+DQAT_REGISTER_CPU(float);
+DQAT_REGISTER_CPU(Eigen::half);
+DQAT_REGISTER_CPU(tensorflow::bfloat16);
+#undef DQAT_REGISTER_CPU
 REGISTER_KERNEL_BUILDER(Name("Dqat>PercentileRange").Device(tensorflow::DEVICE_CPU), PercentileRangeOp);
 REGISTER_KERNEL_BUILDER(Name("Dqat>MinimumErrorRange").Device(tensorflow::DEVICE_CPU), MinimumErrorRangeOp);
 

@@ -123,19 +123,24 @@ Status HistogramRangeShape(InferenceContext* c) {
 }
 
 Status FakeQuantLearnedShape(InferenceContext* c) {
-  TF_RETURN_IF_ERROR(RequireScalars(c, 1));
+  ShapeHandle steps, scalar;
+  TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &steps));
+  TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 2, &steps));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 0, &scalar));
   c->set_output(0, c->input(0));
-  c->set_output(1, c->Scalar());
-  c->set_output(2, c->Scalar());
+  c->set_output(1, steps);
+  c->set_output(2, steps);
   return tensorflow::OkStatus();
 }
 
 Status FakeQuantLearnedGradShape(InferenceContext* c) {
-  ShapeHandle x;
+  ShapeHandle x, steps, scalar;
   TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(1), &x));
-  TF_RETURN_IF_ERROR(RequireScalars(c, 2));
+  TF_RETURN_IF_ERROR(RangeShape(c, x, 2, &steps));
+  TF_RETURN_IF_ERROR(RangeShape(c, x, 3, &steps));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 0, &scalar));
   c->set_output(0, x);
-  c->set_output(1, c->Scalar());
+  c->set_output(1, steps);
   return tensorflow::OkStatus();
 }
 
@@ -298,23 +303,25 @@ power_of_two: symmetric, and the scale is a power of two, with a range of 1 to 6
 )doc");
 
 REGISTER_OP("Dqat>Histogram")
-    .Input("x: float")
+    .Input("x: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
     .Output("counts: int64")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .SetShapeFn(HistogramShape)
     .Doc(R"doc(
 The record of x and its histogram, as Dqat>FakeQuantHistogram gives them.
 )doc");
 
 REGISTER_OP("Dqat>FakeQuantHistogram")
-    .Input("x: float")
+    .Input("x: T")
     .Input("min: float")
     .Input("max: float")
-    .Output("y: float")
+    .Output("y: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
     .Output("counts: int64")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
     .SetShapeFn(FakeQuantHistogramShape)
@@ -370,37 +377,47 @@ max: like min.
 )doc");
 
 REGISTER_OP("Dqat>FakeQuantLearned")
-    .Input("x: float")
+    .Input("x: T")
     .Input("step: float")
     .Input("signed: bool")
     .Input("elements: int64")
-    .Output("y: float")
+    .Output("y: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
+    .Attr("per_channel: bool = false")
+    .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(FakeQuantLearnedShape)
     .Doc(R"doc(
 Rounds x to the multiples of a step that is trained (LSQ, Esser et al. 2020), and records its extremes.
 
-step: a scalar; 0 where it is not known yet: then the values pass through unchanged.
-signed: levels -2^(num_bits-1) .. 2^(num_bits-1) - 1 (one less at the negative end with narrow_range), else
+step: a scalar, or [channels] where per_channel; 0 where it is not known yet: then the values pass through
+  unchanged.
+signed: like step; levels -2^(num_bits-1) .. 2^(num_bits-1) - 1 (one less at the negative end with narrow_range), else
   0 .. 2^num_bits - 1 (one less at the positive end).
 elements: N of the gradient's scale 1 / sqrt(N * highest level); used by the gradient alone.
+axis: as in Dqat>FakeQuant; so is group_size.
 batch_min: as in Dqat>FakeQuantTrack.
 batch_max: as in Dqat>FakeQuantTrack.
 )doc");
 
 REGISTER_OP("Dqat>FakeQuantLearnedGrad")
-    .Input("dy: float")
-    .Input("x: float")
+    .Input("dy: T")
+    .Input("x: T")
     .Input("step: float")
     .Input("signed: bool")
     .Input("elements: int64")
-    .Output("dx: float")
+    .Output("dx: T")
     .Output("dstep: float")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
+    .Attr("per_channel: bool = false")
+    .Attr("axis: int = -1")
+    .Attr("group_size: int >= 1 = 1")
     .SetShapeFn(FakeQuantLearnedGradShape)
     .Doc(R"doc(
 The gradient of Dqat>FakeQuantLearned to x and to the step, in one pass.

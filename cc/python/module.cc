@@ -8,6 +8,7 @@
 
 #include "core/fake_quant.h"
 #include "core/histogram.h"
+#include "core/instruction_set.h"
 #include "python/integer_bindings.h"
 
 namespace py = pybind11;

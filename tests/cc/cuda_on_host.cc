@@ -3,97 +3,18 @@
 // Prints one line a failure, and exits with 1 after any.
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "core/cuda_work.h"
 #include "core/fake_quant.h"
+#include "host_block.h"
 
 namespace dqat::core {
 namespace {
 
-using cuda::MergeRecord;
-using cuda::MergeSum;
-using cuda::Pair;
-using cuda::Pairs;
-using cuda::Plan;
 using cuda::Walk;
-
-int failures = 0;
-
-void Expect(bool true_statement, const std::string& what) {
-  if (true_statement) return;
-  std::printf("FAILED: %s\n", what.c_str());
-  ++failures;
-}
-
-// A 16-bit element: the upper half of a float, rounded to even.
-class Bfloat16 {
- public:
-  Bfloat16() = default;
-  explicit Bfloat16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof(bits));
-    upper_ = static_cast<uint16_t>(std::isnan(value) ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  }
-  operator float() const {
-    const uint32_t bits = uint32_t{upper_} << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof(value));
-    return value;
-  }
-
- private:
-  uint16_t upper_ = 0;
-};
-
-// The threads of a block in turn; stands in for the .cu file's DeviceBlock.
-struct HostBlock {
-  template <typename V>
-  struct PerThread {
-    V values[Plan::kThreads];
-    V& operator[](int thread) { return values[thread]; }
-  };
-
-  template <typename Body>
-  void ForEachThread(Body body) {
-    for (int thread = 0; thread < Plan::kThreads; ++thread) body(thread);
-  }
-
-  template <typename Merge>
-  Pair Reduce(PerThread<Pair>& found, Merge merge) {
-    Pair all = found[0];
-    for (int thread = 1; thread < Plan::kThreads; ++thread) all = merge(all, found[thread]);
-    return all;
-  }
-};
-
-// Both kernels of one launch, on a grid that may be smaller than the plan.
-template <typename Work>
-void RunOnHost(const Plan& plan, int64_t grid_size, const Work& work, Pairs results) {
-  HostBlock block;
-  std::vector<float> scratch(2 * plan.num_partials, cuda::kNan);
-  const Pairs partials{scratch.data(), scratch.data() + plan.num_partials};
-  for (int64_t first = 0; first < grid_size; ++first) {
-    cuda::RunBlocks(block, first, grid_size, plan, work, partials);
-  }
-  if (!Work::kReduces) return;
-  for (int64_t first = 0; first < grid_size; ++first) {
-    cuda::MergePartials<typename Work::Merge>(block, first, grid_size, plan, partials, results);
-  }
-}
-
-template <typename T>
-bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
-}
-
-bool AllNan(const std::vector<float>& values) {
-  return std::all_of(values.begin(), values.end(), [](float value) { return std::isnan(value); });
-}
 
 // A tensor in both precisions, the slopes that come back to it, and a range for each channel.
 template <typename T>
@@ -175,12 +96,13 @@ Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_
   const T* x = in_place ? results.y.data() : input.x.data();
   const T* dy = in_place ? results.dx.data() : input.dy.data();
   RunOnHost(plan, grid_size, cuda::FakeQuantGradWork<T>{dy, input.x.data(), ranges, results.dx.data(), 0, 0},
-            {results.dmin.data(), results.dmax.data()});
+            Pairs{results.dmin.data(), results.dmax.data()});
   RunOnHost(plan, grid_size, cuda::FakeQuantWork<T, true>{x, ranges, per_tensor, results.y.data(), {}},
-            {results.min.data(), results.max.data()});
+            Pairs{results.min.data(), results.max.data()});
   RunOnHost(plan, grid_size,
-            cuda::FakeQuantWork<T, false>{input.x.data(), ranges, per_tensor, untracked.y.data(), {}}, {});
-  RunOnHost(plan, grid_size, cuda::MinMaxWork<T>{input.x.data()}, {alone.min.data(), alone.max.data()});
+            cuda::FakeQuantWork<T, false>{input.x.data(), ranges, per_tensor, untracked.y.data(), {}},
+            Pairs{});
+  RunOnHost(plan, grid_size, cuda::MinMaxWork<T>{input.x.data()}, Pairs{alone.min.data(), alone.max.data()});
   Expect(SameBits(untracked.y, results.y), "y is the same with and without a record");
   Expect(SameBits(alone.min, results.min) && SameBits(alone.max, results.max), "MinMax gives the record");
   return results;
@@ -340,6 +262,5 @@ int main() {
   dqat::core::PlansCoverTheirTensors();
   dqat::core::TensorsMayHaveMoreThanTwoToThe31Elements();
   dqat::core::FittedRangesAreTheCpus();
-  std::printf("%d failures\n", dqat::core::failures);
-  return dqat::core::failures == 0 ? 0 : 1;
+  return dqat::core::Report();
 }

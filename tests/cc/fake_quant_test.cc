@@ -9,6 +9,7 @@
 #include "blocks.h"
 #include "cases.h"
 #include "core/fake_quant_reference.h"
+#include "core/instruction_set.h"
 
 namespace dqat::core::testing {
 namespace {

@@ -4,6 +4,7 @@
 
 #include "blocks.h"
 #include "cases.h"
+#include "core/instruction_set.h"
 
 namespace dqat::core::testing {
 namespace {

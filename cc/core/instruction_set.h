@@ -1,0 +1,22 @@
+// Which compilation of rows.cc runs: the best one that this processor has, chosen at run time.
+#ifndef DQAT_CORE_INSTRUCTION_SET_H_
+#define DQAT_CORE_INSTRUCTION_SET_H_
+
+#include <vector>
+
+#include "core/rows.h"
+
+namespace dqat::core {
+
+const RowKernels& Kernels();
+
+// Instruction sets that were compiled in and that this processor has, best last: "baseline", "avx2",
+// "avx512". Results are the same bits on each.
+std::vector<const char*> AvailableInstructionSets();
+const char* InstructionSet();
+// Returns false, and changes nothing, where `name` is not available. For tests and benchmarks.
+bool SetInstructionSet(const char* name);
+
+}  // namespace dqat::core
+
+#endif  // DQAT_CORE_INSTRUCTION_SET_H_
