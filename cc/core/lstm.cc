@@ -162,7 +162,7 @@ struct ForwardMemory {
 void ForwardStep(const LstmShape& shape, const LstmArguments& arguments, const ForwardMemory& memory,
                  int64_t s, int64_t block, int64_t first, int64_t end, LstmResults* results,
                  Records* records) {
-  const LstmRowKernels& kernels = Kernels();
+  const LstmRowKernels& kernels = LstmKernels();
   const Order order(shape, arguments);
   const int64_t padded = shape.padded_units(), unit = block * kLanes, count = shape.units - unit;
   const float* before = memory.hidden[s % 2];
@@ -231,7 +231,7 @@ struct BackwardMemory {
 void BackwardStep(const LstmShape& shape, const LstmArguments& arguments, const BackwardMemory& memory,
                   const float* kept, const LstmOutputSlopes& slopes, const LstmGradients& gradients,
                   int64_t s, int64_t panel, int64_t first, int64_t end) {
-  const LstmRowKernels& kernels = Kernels();
+  const LstmRowKernels& kernels = LstmKernels();
   const Order order(shape, arguments);
   const int64_t padded = shape.padded_units(), gates = shape.gates();
   const int64_t first_block = panel * kBlocksPerPanel;
