@@ -38,7 +38,8 @@ def fetch_from_debian(name: str, folder: pathlib.Path) -> pathlib.Path:
         return target
     if shutil.which("apt-get") is None:
         raise SystemExit(
-            f"{name} comes from Debian's package {package.partition('=')[0]}; without apt-get, put its files into {target}"
+            f"{name} comes from Debian's package {package.partition('=')[0]}; without apt-get, put its files into "
+            f"{target}"
         )
     with tempfile.TemporaryDirectory() as temporary:
         subprocess.run(["apt-get", "download", "-qq", package], cwd=temporary, check=True)
