@@ -3,9 +3,10 @@
 python launch/ray/train.py --workers 2 launch/train_sequence.py -- --units 256
 
 Edit: the resources of a worker, and where the script lies on the cluster's machines (working_dir sends this
-folder). Needs `pip install 'ray[train]'` beside dqat.
+folder). Needs `pip install 'ray[train]' 'pyarrow<20'` beside dqat: later pyarrows ask for NumPy 2.
 """
 
+import os
 import pathlib
 import runpy
 import sys
@@ -38,6 +39,8 @@ def main(
     gpu: Annotated[bool, typer.Option(help="One GPU for each worker.")] = False,
 ) -> None:
     """Starts the workers and waits for them."""
+    # Scripts and data are named from the project's folder, which is where workers stay then.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     ray.init(runtime_env={"working_dir": ".", "excludes": [".git", ".venv", "build", "out"]})
     trainer = TensorflowTrainer(
         train,

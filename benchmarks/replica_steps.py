@@ -1,0 +1,132 @@
+"""What one process of `benchmarks.distribution` does: times training steps with and without range sync.
+
+horovodrun -np N python -m benchmarks.replica_steps FILE [--quick]; rank 0 writes what it found to FILE.
+
+The models with sync and without take turns within one run, in an order that is the same on all ranks and changes
+from round to round; see `timing`. Each rank trains on its own full batch, as with more replicas one has more data.
+"""
+
+import json
+import os
+import pathlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import tensorflow as tf
+import typer
+
+import dqat
+from benchmarks.timing import Rounds
+from dqat.keras_api import keras
+from dqat.model import named_quantizers
+
+MODES = ("off", "delayed", "exact")
+#: Of vectors whose all-reduce is timed, float32.
+SIZES = (2, 16, 128, 1024, 8192, 65536)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to train, and for how long."""
+
+    name: str
+    build: Callable[[], keras.Model]
+    batch: int
+    rounds: int = 15
+    steps: int = 4
+
+
+def _dense(quantizers: int, units: int) -> keras.Model:
+    layers = keras.layers
+    chain = [layers.Dense(units, "relu", name=f"dense_{index}") for index in range(quantizers - 1)]
+    return keras.Sequential([keras.Input((units,), name="features"), *chain])
+
+
+def _lstm(units: int) -> keras.Model:
+    layers = keras.layers
+    stack = [layers.LSTM(units, return_sequences=True, name="lstm_0"), layers.LSTM(units, name="lstm_1")]
+    return keras.Sequential([keras.Input((29, 12), name="speech"), *stack, layers.Dense(9, name="speaker")])
+
+
+CASES = (
+    Case("Dense, 5 quantizers, small", lambda: _dense(5, 32), batch=32),
+    Case("Dense, 150 quantizers, small", lambda: _dense(150, 32), batch=32),
+    Case("Dense, 150 quantizers", lambda: _dense(150, 256), batch=256),
+    Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32, steps=2),
+)
+QUICK_CASES = (Case("Dense, 3 quantizers, tiny", lambda: _dense(3, 8), batch=4, rounds=3, steps=1),)
+
+
+def _step(case: Case, mode: str, strategy: dqat.distribute.Strategy) -> tuple[Callable[[], Any], keras.Model]:
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = dqat.quantize_model(case.build(), range_sync=mode)
+        model.compile(strategy.optimizer(keras.optimizers.SGD(1e-3)), "mse")
+    shape = (case.batch, *model.input_shape[1:])
+    samples = tf.random.stateless_normal(shape, (strategy.rank, 1))
+    targets = tf.zeros((case.batch, *model.output_shape[1:]))
+    return lambda: model.train_on_batch(samples, targets), model
+
+
+def measure(case: Case, strategy: dqat.distribute.Strategy) -> dict[str, Any]:
+    """Seconds a step by mode and round, the number of quantizers, and the collectives a step by mode."""
+    made = {mode: _step(case, mode, strategy) for mode in MODES}
+    for step, _ in made.values():  # tracing, first ranges, and a step with everything in place
+        step()
+        step()
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    order = random.Random(0)
+    for _ in range(case.rounds):
+        for mode in order.sample(MODES, len(MODES)):
+            start = time.perf_counter()
+            for _ in range(case.steps):
+                made[mode][0]()
+            seconds[mode].append((time.perf_counter() - start) / case.steps)
+    model = made["delayed"][1]
+    return {
+        "case": case.name,
+        "seconds": seconds,
+        "quantizers": len(list(named_quantizers(model))),
+        "collectives": {mode: made[mode][1].range_sync.collectives_per_step for mode in MODES},
+    }
+
+
+def all_reduce_seconds(strategy: dqat.distribute.Strategy, sizes: Sequence[int], rounds: int) -> dict[int, float]:
+    """The typical time of one Max all-reduce, by the number of floats, in a tf.function as in training."""
+    times: dict[str, list[float]] = {str(size): [] for size in sizes}
+    reduces = {}
+    for size in sizes:
+        vector = tf.Variable(tf.zeros([size]))
+        all_reduce = partial(strategy._engine.all_reduce_max, name=f"benchmark.{size}")
+        reduces[size] = tf.function(lambda vector=vector, all_reduce=all_reduce: all_reduce(vector.read_value()))
+        reduces[size]()
+    for _ in range(rounds):
+        for size in sizes:
+            start = time.perf_counter()
+            reduces[size]().numpy()
+            times[str(size)].append(time.perf_counter() - start)
+    return {size: Rounds(times).median(str(size)) for size in sizes}
+
+
+def main(
+    file: Annotated[pathlib.Path, typer.Argument(help="Rank 0 writes what it found here.")],
+    quick: Annotated[bool, typer.Option(help="One tiny model.")] = False,
+) -> None:
+    """Times the models on the processes that horovodrun started, this one included."""
+    strategy = dqat.distribute.Strategy()
+    threads = max(1, (os.cpu_count() or 1) // strategy.size)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    cases = QUICK_CASES if quick else CASES
+    found = {"processes": strategy.size, "cases": [measure(case, strategy) for case in cases]}
+    if strategy.size > 1:
+        found["all_reduce"] = all_reduce_seconds(strategy, SIZES, 5 if quick else 60)
+    if strategy.is_chief:
+        file.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    typer.run(main)
