@@ -82,8 +82,9 @@ class QuantizedModel(keras.Model):
             loss = self.compute_loss(x, y, y_pred, sample_weight)
         self._validate_target_and_loss(y, loss)
         compute = getattr(self.optimizer, "compute_gradients", None) or self.optimizer._compute_gradients
-        gradients, variables = zip(*compute(loss, self.trainable_variables, tape=tape), strict=True)
-        self.optimizer.apply_gradients(zip(self.range_sync.hold_back(gradients), variables, strict=True))
+        if self.trainable_variables:
+            gradients, variables = zip(*compute(loss, self.trainable_variables, tape=tape), strict=True)
+            self.optimizer.apply_gradients(zip(self.range_sync.hold_back(gradients), variables, strict=True))
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _trackable_children(self, *arguments: Any, **options: Any) -> Any:

@@ -111,12 +111,17 @@ class Runner:
         return [self._interpreter.get_tensor(details["index"]) for details in self._outputs]
 
 
+def _numbers(values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    return values.astype(np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32)
+
+
 def _in_order(samples: Any, names: list[str]) -> list[np.ndarray]:
     """The samples of each input, in the model's order."""
     if isinstance(samples, dict):
-        return [np.asarray(samples[name], np.float32) for name in names]
+        return [_numbers(samples[name]) for name in names]
     several = len(names) > 1 and isinstance(samples, (list, tuple))
-    return [np.asarray(part, np.float32) for part in (samples if several else [samples])]
+    return [_numbers(part) for part in (samples if several else [samples])]
 
 
 def _batches(data: object, names: list[str]) -> Iterator[list[np.ndarray]]:

@@ -1,11 +1,16 @@
 """From a float Keras model to one that trains quantization-aware."""
 
+import tensorflow as tf
+
 from dqat import graph
 from dqat.keras_api import keras, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
 from dqat.rules import Relations, apply_rule, as_layer
 from dqat.specs import SCHEMES, Scheme
+
+#: Layers that read indices, which stay as they are.
+_LOOK_UP = keras.layers.Embedding
 
 
 def quantize_model(
@@ -48,13 +53,18 @@ def quantize_model(
     source = graph.read(graph.as_functional(model)).rewritten(as_layer)
     names = graph.unique_names(source)
     relations = Relations(source, scheme, names)
+    consumers = source.consumers()
     made: dict[int, list[keras.layers.Layer]] = {}
     copies: dict[int, keras.layers.Layer] = {}
 
     def convert(call, args, kwargs):
         layer, key = call.layer, id(call.layer)
         if call.is_input:
-            entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=layer.dtype, name=names[key])
+            looked_up = all(one is not None and isinstance(one.layer, _LOOK_UP) for one in consumers[call.outputs])
+            dtype = "int32" if looked_up else layer.dtype
+            entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=dtype, name=names[key])
+            if not tf.as_dtype(dtype).is_floating:
+                return entry, entry  # integers already
             quantizer = relations.context(layer).output(layer, f"{names[key]}_quantizer")
             return entry, quantizer(entry)
         if key not in made:
@@ -73,4 +83,6 @@ def quantize_model(
     for layer in source.layers():
         if id(layer) in copies and layer.weights:
             copies[id(layer)].set_weights(layer.get_weights())
+            if isinstance(layer, keras.layers.Normalization):
+                copies[id(layer)].finalize_state()
     return quantized

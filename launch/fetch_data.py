@@ -25,7 +25,7 @@ DEBIAN_SOURCES = {
     "FashionMNIST": (
         "dataset-fashion-mnist=0.0~git20200523.55506a9-1",
         "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
-        "usr/share/dataset-fashion-mnist",
+        "usr/share/datasets/fashion-mnist",
     ),
 }
 

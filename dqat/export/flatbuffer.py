@@ -136,6 +136,55 @@ class Flatbuffer:
             for entry in self.model.metadata or []
         }
 
+    def close_islands(self, names: tuple[str, ...]) -> None:
+        """Lets operators that stand between DEQUANTIZE and QUANTIZE read and write the integers themselves.
+
+        Args:
+            names: operators whose kernels know int8, but which the quantizer leaves in float.
+        """
+        operators = self.graph.operators
+        producer = {index: operator for operator in operators for index in operator.outputs}
+        consumers: dict[int, list[Any]] = {}
+        for operator in operators:
+            for index in operator.inputs:
+                consumers.setdefault(index, []).append(operator)
+        for operator in operators:
+            if self.operator_name(operator) not in names:
+                continue
+            before, after = producer.get(operator.inputs[0]), consumers.get(operator.outputs[0], [])
+            if before is None or len(after) != 1:
+                continue
+            if (self.operator_name(before), self.operator_name(after[0])) == ("DEQUANTIZE", "QUANTIZE"):
+                operator.inputs = np.array([before.inputs[0], *operator.inputs[1:]], np.int32)
+                operator.outputs, after[0].outputs = after[0].outputs, []
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        """Removes operators without an output that anyone reads, and tensors that nobody mentions."""
+        graph = self.graph
+        while True:
+            read = {index for operator in graph.operators for index in operator.inputs} | set(graph.outputs)
+            kept = [operator for operator in graph.operators if read & set(operator.outputs)]
+            if len(kept) == len(graph.operators):
+                break
+            graph.operators = kept
+        lists = [(owner, name) for owner in graph.operators for name in ("inputs", "outputs", "intermediates")]
+        lists += [(graph, "inputs"), (graph, "outputs")]
+        mentioned = sorted({index for owner, name in lists for index in self._indices(owner, name) if index >= 0})
+        renumbered = {old: new for new, old in enumerate(mentioned)} | {-1: -1}
+        graph.tensors = [graph.tensors[index] for index in mentioned]
+        for owner, name in lists:
+            if len(self._indices(owner, name)):
+                setattr(owner, name, np.array([renumbered[i] for i in self._indices(owner, name)], np.int32))
+        for signature in self.model.signatureDefs or []:
+            for entry in (*signature.inputs, *signature.outputs):
+                entry.tensorIndex = renumbered[entry.tensorIndex]
+
+    @staticmethod
+    def _indices(owner: Any, name: str) -> Any:
+        indices = getattr(owner, name)
+        return [] if indices is None else indices
+
     def order_by_name(self) -> None:
         """Puts inputs and outputs into the order of their names in the signature."""
         signature = self.model.signatureDefs[0]

@@ -23,6 +23,8 @@ from dqat.quantizers import Quantizer
 
 #: The converter computes a scale from the range in other ways than dqat; they agree to this.
 _SCALE_TOLERANCE = 1e-6
+#: Operators with int8 kernels that the converter's quantizer doesn't know of.
+_KNOW_INT8 = ("ELU", "GELU")
 
 
 class ExportError(RuntimeError):
@@ -170,6 +172,7 @@ def _to_integers(model: keras.Model, content: bytes) -> bytes:
     quantized = Flatbuffer(
         tflite_convert.mlir_quantize(flatbuffer.to_bytes(), input_data_type=tf.int8, output_data_type=tf.int8)
     )
+    quantized.close_islands(_KNOW_INT8)
     quantized.drop_float_intermediates()
     quantized.drop_unused_buffers()
     return quantized.to_bytes()

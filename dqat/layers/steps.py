@@ -59,23 +59,60 @@ class QuantizedSteps(QuantizeWrapper):
         return super().from_config({**config, "points": points})
 
 
-def _separable(layer: keras.layers.SeparableConv2D, inputs: tf.Tensor, point: Point) -> tf.Tensor:
-    stride_height, stride_width = layer.strides
-    depthwise = tf.nn.depthwise_conv2d(
-        inputs,
-        layer.depthwise_kernel,
-        strides=[1, stride_height, stride_width, 1],
-        padding=layer.padding.upper(),
-        dilations=layer.dilation_rate,
-    )
-    outputs = tf.nn.conv2d(point("depthwise", depthwise), layer.pointwise_kernel, 1, "VALID")
+def _separable(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    """A depthwise convolution, then a product over the channels; in one dimension with a height of 1."""
+    flat = layer.rank == 1
+    if flat:
+        inputs = tf.expand_dims(inputs, 1)
+    strides, dilations = ((*([1] if flat else []), *option) for option in (layer.strides, layer.dilation_rate))
+    if flat:  # the depthwise operation has equal strides only
+        strides = 2 * strides[1:]
+    kernels = [tf.expand_dims(k, 0) if flat else k for k in (layer.depthwise_kernel, layer.pointwise_kernel)]
+    padding = "VALID" if layer.padding == "causal" else layer.padding.upper()
+    if layer.padding == "causal":
+        before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        inputs = tf.pad(inputs, [[0, 0], [0, 0], [before, 0], [0, 0]])
+    depthwise = tf.nn.depthwise_conv2d(inputs, kernels[0], [1, *strides, 1], padding, dilations=dilations)
+    outputs = tf.nn.conv2d(point("depthwise", depthwise), kernels[1], 1, "VALID")
     if layer.use_bias:
         outputs = tf.nn.bias_add(outputs, layer.bias)
-    return layer.activation(outputs)
+    return layer.activation(tf.squeeze(outputs, 1) if flat else outputs)
 
 
 def _swish(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
     return inputs * point("sigmoid", tf.sigmoid(inputs))
 
 
-STEPS: dict[str, Steps] = {"separable": _separable, "swish": _swish}
+def _hard_sigmoid(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    # The output's range, 0 to 1, does the clipping.
+    return point("scaled", inputs * 0.2) + 0.5
+
+
+def _chain(layer: keras.layers.Layer, inputs: list[tf.Tensor], point: Point) -> tf.Tensor:
+    """Sums and products of several tensors, two at a time."""
+    two = tf.multiply if isinstance(layer, keras.layers.Multiply) else tf.add
+    result = inputs[0]
+    for index, other in enumerate(inputs[1:], start=1):
+        result = two(result, other)
+        if f"partial_{index}" in layer_points(layer, len(inputs)):
+            result = point(f"partial_{index}", result)
+    return result / len(inputs) if isinstance(layer, keras.layers.Average) else result
+
+
+def layer_points(layer: keras.layers.Layer, inputs: int) -> list[str]:
+    """Roles of the intermediate results of a chain; an average has its sum among them."""
+    last = inputs if isinstance(layer, keras.layers.Average) else inputs - 1
+    return [f"partial_{index}" for index in range(1, last)]
+
+
+def _embedding(layer: keras.layers.Embedding, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    return tf.gather(point("table", layer.embeddings), tf.cast(inputs, tf.int32))
+
+
+STEPS: dict[str, Steps] = {
+    "separable": _separable,
+    "swish": _swish,
+    "hard_sigmoid": _hard_sigmoid,
+    "chain": _chain,
+    "embedding": _embedding,
+}

@@ -16,7 +16,7 @@ _SIGMOID = Fixed(0.0, 255.0 / 256.0)
 #: -128) and TANH (scale 1/128, zero point 0).
 FIXED_OUTPUTS = {"softmax": _SIGMOID, "sigmoid": _SIGMOID, "tanh": Fixed(-1.0, 127.0 / 128.0)}
 #: Activations that are operations of their own, with a range like any other.
-OWN_OPERATIONS = ("elu", "leaky_relu")
+OWN_OPERATIONS = ("elu", "gelu", "leaky_relu")
 
 
 def activation_name(function: Callable) -> str:
@@ -59,8 +59,15 @@ def activation(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     if name in ("swish", "silu"):
         points = {"sigmoid": context.quantizer("sigmoid", _SIGMOID)}
         return [QuantizedSteps(layer, "swish", points, output=context.output(layer))]
-    known = ", ".join((*FUSED_ACTIVATIONS, *FIXED_OUTPUTS, *OWN_OPERATIONS, "swish"))
+    if name == "hard_sigmoid":
+        points = {"scaled": context.quantizer("scaled")}
+        return [QuantizedSteps(layer, "hard_sigmoid", points, output=context.output(layer, fixed=Fixed(0.0, 1.0)))]
+    known = ", ".join((*FUSED_ACTIVATIONS, *FIXED_OUTPUTS, *OWN_OPERATIONS, "swish", "hard_sigmoid"))
     raise refuse(layer, f"activation {name!r} is not supported yet", f"Use one of {known}")
+
+
+def _prelu(layer: layers.PReLU, context: Context) -> list[layers.Layer]:
+    return [QuantizeWrapper(layer, {"alpha": context.scheme.kernel}, context.output(layer))]
 
 
 def passes_range(layer: layers.Layer) -> bool:
@@ -74,4 +81,5 @@ RULES = {
     layers.Softmax: activation,
     layers.ELU: activation,
     layers.LeakyReLU: activation,
+    layers.PReLU: _prelu,
 }

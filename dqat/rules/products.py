@@ -25,8 +25,11 @@ _WEIGHTS = {
     layers.Dense: {"kernel": lambda scheme: scheme.kernel},
     layers.Conv1D: {"kernel": _last},
     layers.Conv2D: {"kernel": _last},
+    layers.Conv1DTranspose: {"kernel": _last_but_one},
     layers.Conv2DTranspose: {"kernel": _last_but_one},
+    layers.DepthwiseConv1D: {"depthwise_kernel": _last},
     layers.DepthwiseConv2D: {"depthwise_kernel": _last},
+    layers.SeparableConv1D: {"depthwise_kernel": _last, "pointwise_kernel": _last},
     layers.SeparableConv2D: {"depthwise_kernel": _last, "pointwise_kernel": _last},
 }
 
@@ -57,7 +60,7 @@ def _product(layer: layers.Layer, context: Context) -> list[layers.Layer]:
 
 
 def _wrapped(layer, context, weights, output) -> layers.Layer:
-    if isinstance(layer, layers.SeparableConv2D):
+    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         points = {"depthwise": context.quantizer("depthwise")}
         return QuantizedSteps(layer, "separable", points, weights, output, norm=context.norm)
     return QuantizeWrapper(layer, weights, output, norm=context.norm)

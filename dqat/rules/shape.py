@@ -1,8 +1,8 @@
 """Layers that move, drop or average values: the output has the scale of the input."""
 
 from dqat.keras_api import keras
-from dqat.layers import QuantizeWrapper
-from dqat.rules.context import Context, Rule, unchanged
+from dqat.layers import QuantizedSteps, QuantizeWrapper
+from dqat.rules.context import Context, Rule, refuse, unchanged
 
 layers = keras.layers
 
@@ -36,13 +36,42 @@ _MOVING = (
     layers.Cropping1D,
     layers.Cropping2D,
     layers.UpSampling1D,
+    layers.ZeroPadding3D,
+    layers.Cropping3D,
 )
 _AVERAGING = (layers.AveragePooling1D, layers.AveragePooling2D)
+
+
+def _upsampling(layer: layers.UpSampling2D, context: Context) -> list[layers.Layer]:
+    return [layer] if layer.interpolation == "nearest" else _average(layer, context)
+
+
+def _embedding(layer: layers.Embedding, context: Context) -> list[layers.Layer]:
+    # The table has a quantizer, and what is looked up has its range.
+    return [QuantizedSteps(layer, "embedding", {"table": context.output(layer, "table")})]
+
+
+#: What TFLite has no integer kernel for, and why.
+_ABSENT = {
+    layers.Conv3D: "TFLite's CONV_3D computes in float only",
+    layers.Conv3DTranspose: "TFLite's CONV_3D_TRANSPOSE computes in float only",
+    layers.MaxPooling3D: "TFLite has no pooling in three dimensions",
+    layers.AveragePooling3D: "TFLite has no pooling in three dimensions",
+}
+
+
+def _refused(layer: layers.Layer, context: Context) -> list[layers.Layer]:
+    raise refuse(layer, f"it can't run in integers: {_ABSENT[type(layer)]}", "Fold one dimension into another")
+
+
 RULES: dict[type, Rule] = {
+    **dict.fromkeys(_ABSENT, _refused),
+    layers.UpSampling2D: _upsampling,
+    layers.Embedding: _embedding,
     **dict.fromkeys(_MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
     layers.GlobalAveragePooling1D: _rescaled,  # MEAN has a scale of its own
     layers.GlobalAveragePooling2D: _rescaled,
 }
 #: Layers whose output has the range of the input.
-PASSING = (*_MOVING, *_AVERAGING)
+PASSING = (*_MOVING, *_AVERAGING, layers.UpSampling2D)
