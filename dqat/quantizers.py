@@ -56,6 +56,7 @@ class Quantizer(keras.layers.Layer):
 
     def __init__(self, spec: QuantizerSpec | None = None, observer: Observer | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self._autograph = False  # nothing here branches on a tensor, and converting each call takes time
         self.spec = spec or QuantizerSpec()
         self.requested_observer = observer or MovingAverage()
         self.observer = self.requested_observer.suited_to(self.spec)

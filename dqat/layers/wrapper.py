@@ -29,6 +29,7 @@ class QuantizedLayer(keras.layers.Layer):
     def __init__(self, layer: keras.layers.Layer, *, norm: str | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("name", layer.name)
         super().__init__(**kwargs)
+        self._autograph = False  # nothing here branches on a tensor, and converting each call takes time
         self.layer = layer
         self.norm_name = norm
         self.norm: keras.layers.BatchNormalization | None = None
