@@ -1,5 +1,6 @@
 """Checkpoints that are written once, hold everything a run goes on from, and say what is wrong with them."""
 
+import json
 import pathlib
 import shutil
 import tempfile
@@ -65,17 +66,16 @@ class Checkpoints(keras.callbacks.Callback):
         self._strategy.build_optimizer(model, optimizer)
         checkpoint = self._checkpoint(model, optimizer)
         try:
-            found = set(name for name, _ in tf.train.list_variables(path))
-            if not any(name.startswith("dqat_fingerprint/") for name in found):
-                raise CheckpointError(f"{path} is no checkpoint of dqat.callbacks.Checkpoints: it has no fingerprint")
-            text = tf.train.load_variable(path, "dqat_fingerprint/.ATTRIBUTES/VARIABLE_VALUE").decode()
-            _require_same(path, text.split("\n"), structure(model))
-            status = checkpoint.restore(path)
-            status.assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError, UnicodeDecodeError) as error:
+            names = [name for name, _ in tf.train.list_variables(path)]
+            if _STATE not in names:
+                raise CheckpointError(f"{path} is no checkpoint of dqat.callbacks.Checkpoints: it has no {_STATE}")
+            saved = json.loads(tf.train.load_variable(path, _STATE))
+            _require_same(path, saved["structure"], structure(model))
+            checkpoint.restore(path).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} can't be restored, it is damaged or of another model: {reason}") from error
-        return int(checkpoint.dqat_steps.numpy())
+        return saved["steps"]
 
     def save(self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None, step: int) -> None:
         """Writes a checkpoint; every process must call it, the chief's is kept.
@@ -85,8 +85,7 @@ class Checkpoints(keras.callbacks.Callback):
             optimizer: or None.
             step: training steps done.
         """
-        checkpoint = self._checkpoint(model, optimizer)
-        checkpoint.dqat_steps.assign(step)
+        checkpoint = self._checkpoint(model, optimizer, step)
         if self._strategy.is_chief:
             tf.train.CheckpointManager(checkpoint, str(self._folder), max_to_keep=self._keep).save(step)
         elif self._strategy.engine == "tf":  # reading the variables takes part in the chief's collectives
@@ -107,14 +106,28 @@ class Checkpoints(keras.callbacks.Callback):
         if self._every is not None and self._steps % self._every == 0:
             self.save(self.model, self.model.optimizer, self._steps)
 
-    def _checkpoint(self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> tf.train.Checkpoint:
+    def _checkpoint(
+        self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None, step: int = 0
+    ) -> tf.train.Checkpoint:
         parts = {"model": model} if optimizer is None else {"model": model, "optimizer": optimizer}
-        with tf.device("CPU:0"):
-            return tf.train.Checkpoint(
-                dqat_fingerprint=tf.Variable("\n".join(structure(model))),
-                dqat_steps=tf.Variable(0, dtype=tf.int64),
-                **parts,
-            )
+        return tf.train.Checkpoint(dqat=_State(structure(model), step), **parts)
+
+
+#: Where a checkpoint says what it is of.
+_STATE = "dqat/.ATTRIBUTES/py_state"
+
+
+class _State(tf.train.experimental.PythonState):
+    """The model's structure and the steps done; no variable, which a strategy would want to share."""
+
+    def __init__(self, structure: list[str], steps: int) -> None:
+        self._content = json.dumps({"structure": structure, "steps": steps})
+
+    def serialize(self) -> str:
+        return self._content
+
+    def deserialize(self, string_value: str) -> None:
+        self._content = string_value
 
 
 def _require_same(path: str, saved: list[str], expected: list[str]) -> None:
