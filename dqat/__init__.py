@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dqat import native
 
 if TYPE_CHECKING:
-    from dqat import distribute, integer, layers, observers, ops, quantizers
+    from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.export.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dqat.specs import QuantizerSpec, Scheme
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
-_MODULES = ("distribute", "integer", "layers", "observers", "ops", "quantizers")
+_MODULES = ("callbacks", "distribute", "integer", "layers", "observers", "ops", "quantizers")
 _NAMES = {
     "Coverage": "coverage_report",
     "ExportError": "export",
@@ -71,6 +71,7 @@ __all__ = [
     "TfliteFileError",
     "UnsupportedLayerError",
     "build_info",
+    "callbacks",
     "compare_tflite",
     "coverage",
     "distribute",

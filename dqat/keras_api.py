@@ -36,7 +36,13 @@ def serialize(part: Any) -> Any:
         return None
     config = keras.saving.serialize_keras_object(part)
     config.pop("build_config", None)
+    config["config"] = layer_config(part, config["config"])
     return config
+
+
+def layer_config(part: Any, config: Any) -> Any:
+    """The config with what Keras' own BatchNormalization leaves out: whether its statistics are synchronized."""
+    return {**config, "synchronized": True} if getattr(part, "synchronized", False) else config
 
 
 def deserialize(config: Any) -> Any:

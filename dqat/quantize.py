@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from dqat import graph
-from dqat.keras_api import keras, require_keras_2
+from dqat.keras_api import keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
 from dqat.rules import Relations, apply_rule, as_layer
@@ -68,7 +68,8 @@ def quantize_model(
             quantizer = relations.context(layer).output(layer, f"{names[key]}_quantizer")
             return entry, quantizer(entry)
         if key not in made:
-            copies[key] = copy = type(layer).from_config({**layer.get_config(), "name": names[key]})
+            config = layer_config(layer, layer.get_config())
+            copies[key] = copy = type(layer).from_config({**config, "name": names[key]})
             made[key] = apply_rule(copy, relations.context(layer))
         first, *others = made[key]
         if isinstance(first, QuantizedLayer):

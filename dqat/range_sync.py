@@ -72,7 +72,14 @@ def _current_reductions() -> Reductions | None:
 
 
 class _Step(threading.local):
-    """What a forward pass under way has collected: MirroredStrategy traces each replica in a thread of its own."""
+    """What a forward pass under way has collected: MirroredStrategy traces each replica in a thread of its own.
+
+    `records` wait for the end of the step; those in `reduced` are on their way. `check` is the operation that
+    fails at a NaN or an Inf.
+    """
+
+    def __init__(self) -> None:
+        self.reduced: dict[int, Record] = {}
 
     records: dict[int, Record] | None = None
     collectives: int = 0
@@ -121,7 +128,7 @@ class RangeSync:
         if self._step.records is not None:  # a model called inside its own forward pass
             yield
             return
-        self._step.records, self._step.collectives, self._step.check = {}, 0, None
+        self._step.records, self._step.collectives, self._step.check, self._step.reduced = {}, 0, None, {}
         try:
             yield
             waiting = self._step.records
@@ -131,11 +138,19 @@ class RangeSync:
             # Every quantizer has its place whether it was called or not: the length never changes.
             records = [waiting.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers]
             self._reduce_and_observe(self.quantizers, records, "dqat.ranges")
-            if self.schedule is not None:
-                with tf.control_dependencies([self._step.check] if self._step.check is not None else []):
-                    self.schedule.advance(training)
+        if self._step.reduced:
+            self._end_step(training)
         if self._step.collectives:
             self.collectives_per_step = self._step.collectives
+
+    def _end_step(self, training: bool | tf.Tensor) -> None:
+        if self.local is not None:
+            found = self._step.reduced
+            mine = [found.get(id(quantizer)) or quantizer.empty_record() for quantizer in self.quantizers]
+            self.local.assign(tf.stop_gradient(pack(mine)))
+        if self.schedule is not None:
+            with tf.control_dependencies([self._step.check] if self._step.check is not None else []):
+                self.schedule.advance(training)
 
     @contextlib.contextmanager
     def freeze(self) -> Iterator[None]:
@@ -182,8 +197,7 @@ class RangeSync:
     @tf.autograph.experimental.do_not_convert  # no condition here depends on a tensor
     def _reduce_and_observe(self, quantizers: Sequence[Observing], records: Sequence[Record], name: str) -> list[Range]:
         vector, counts = tf.stop_gradient(pack(records)), pack_counts(records)
-        if self.local is not None and len(quantizers) == len(self.quantizers):
-            self.local.assign(vector)
+        self._step.reduced = dict(zip(map(id, quantizers), records, strict=True)) | self._step.reduced
         if self._reductions is not None:
             vector = self._reductions.all_reduce_max(vector, name)
             self._step.collectives += 1

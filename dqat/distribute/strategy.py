@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +12,13 @@ import tensorflow as tf
 
 from dqat import range_sync
 from dqat.distribute.engine import Engine, OneReplicaPerProcess, as_bits
+from dqat.distribute.fingerprint import compare, fingerprint
 from dqat.distribute.sharding import with_weights
 from dqat.distribute.tensorflow import TensorFlow, active_strategy, cluster_strategy, runs_on_several_workers
 from dqat.keras_api import keras
 from dqat.model import named_quantizers, ranges
+
+_log = logging.getLogger("dqat")
 
 ENGINES = ("auto", "none", "tf", "horovod")
 
@@ -197,17 +201,37 @@ class Strategy:
         Args:
             model: built.
             optimizer: its variables are made and made the same too.
+
+        Raises:
+            RuntimeError: in every process, where the model is not the same in all; names the first difference.
         """
-        variables = list(model.variables)
-        if optimizer is not None:
-            with self._engine.scope():
-                if hasattr(optimizer, "build"):
-                    optimizer.build(model.trainable_variables)
-                else:
-                    optimizer._create_all_weights(model.trainable_variables)
-            found = optimizer.variables
-            variables += found() if callable(found) else found
-        self._engine.broadcast(variables)
+        compare(self._engine, fingerprint(model))
+        if self.engine == "horovod" and self.size > 1:
+            norms = [layer.name for layer in model._flatten_layers() if getattr(layer, "synchronized", False)]
+            if norms and self.is_chief:
+                _log.warning(
+                    "Horovod does not synchronize the statistics of %s: each rank has those of its own rows. "
+                    "Freeze them (dqat.callbacks.RangeSchedule(freeze_batch_norm=…)) or train on tf.distribute",
+                    ", ".join(norms),
+                )
+        self._engine.broadcast([*model.variables, *self.build_optimizer(model, optimizer)])
+
+    def build_optimizer(self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None) -> list[tf.Variable]:
+        """Makes the optimizer's variables for the model where they aren't there, and gives them."""
+        if optimizer is None:
+            return []
+        with self._engine.scope():
+            if hasattr(optimizer, "build"):
+                optimizer.build(model.trainable_variables)
+            elif hasattr(optimizer, "_create_all_weights"):
+                optimizer._create_all_weights(model.trainable_variables)
+        found = optimizer.variables
+        return list(found() if callable(found) else found)
+
+    def gather(self, variable: tf.Variable) -> np.ndarray:
+        """The variable on every replica, by rank: [size, ...]. All processes must call it."""
+        copies = np.stack(self._engine.copies(variable))
+        return np.concatenate(self._engine.all_gather(copies, "dqat.gather"))
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What `fit` needs: the same beginning, and metrics averaged over the replicas."""

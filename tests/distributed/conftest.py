@@ -37,8 +37,11 @@ def _free_ports(count):
     return ports
 
 
-def launch_workers(processes, *command, environment=None):
-    """Runs a command on workers of a TF_CONFIG cluster on this machine; gives their (exit status, output)."""
+def launch_workers(processes, *command, environment=None, until_first=False):
+    """Runs a command on workers of a TF_CONFIG cluster on this machine; gives their (exit status, output).
+
+    Until all have ended; or, as a cluster's manager does, until the first has, which ends the others.
+    """
     cluster = {"worker": [f"localhost:{port}" for port in _free_ports(processes)]}
     workers = [
         subprocess.Popen(
@@ -57,7 +60,13 @@ def launch_workers(processes, *command, environment=None):
     ]
     end = time.monotonic() + TIMEOUT
     try:
-        outputs = [worker.communicate(timeout=max(1.0, end - time.monotonic()))[0] for worker in workers]
+        if until_first:
+            outputs = [workers[0].communicate(timeout=TIMEOUT)[0]]
+            for worker in workers[1:]:
+                worker.kill()
+                outputs.append(worker.communicate()[0])
+        else:
+            outputs = [worker.communicate(timeout=max(1.0, end - time.monotonic()))[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

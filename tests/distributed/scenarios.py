@@ -8,10 +8,12 @@ import dataclasses
 import os
 import pathlib
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import conftest
+import features
 import numpy as np
 import tensorflow as tf
 from datasets import japanese_vowels
@@ -235,19 +237,70 @@ def training_of_learned_steps(strategy, mode):
     }
 
 
-def nan_on_the_last_rank(strategy, mode):
-    """The message that each rank gets."""
-    samples, labels = (part.copy() for part in speech())
-    if strategy.rank == strategy.size - 1:
-        samples[100, 3, 2] = np.nan
+def nan_on_the_last_replica(strategy, mode):
+    """The message that each process gets, and what the step left behind."""
+    keras.utils.set_random_seed(0)
+    samples, labels = (part[:90].copy() for part in speech())
+    samples[59, 3, 2] = np.nan  # the last row of the second batch
     with strategy.scope():
-        model = dqat.quantize_model(conftest.speech_model(), range_sync=mode)
-    model.compile(strategy.optimizer(keras.optimizers.Adam()), "mse")
+        model = dqat.quantize_model(conftest.speech_model((4,)), range_sync=mode)
+        model.compile(
+            strategy.optimizer(keras.optimizers.SGD(1.0)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    class Weights(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.after_first = [weight.numpy() for weight in self.model.trainable_variables]
+
+    keeper = Weights()
+    dataset = tf.data.Dataset.from_tensor_slices((samples, labels)).batch(30)
     try:
-        model.fit(samples, labels, batch_size=30, shuffle=False, verbose=0, callbacks=strategy.callbacks())
-    except tf.errors.InvalidArgumentError as error:
-        return {"message": str(error), "ranges": current_ranges(model)}
+        model.fit(**strategy.fit_data(dataset), verbose=0, callbacks=[*strategy.callbacks(), keeper])
+    except tf.errors.OpError as error:
+        held = [
+            np.array_equal(weight.numpy(), before)
+            for weight, before in zip(model.trainable_variables, keeper.after_first, strict=True)
+        ]
+        return {"message": str(error), "ranges": current_ranges(model), "held_back": held}
     return {"message": ""}
+
+
+def two_models(strategy, mode):
+    """The last process quantizes with another observer."""
+    decay = 0.9 if strategy.rank == strategy.size - 1 else 0.99
+    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=dqat.observers.MovingAverage(decay))
+    with strategy.scope():
+        model = dqat.quantize_model(conftest.speech_model((4,)), scheme=scheme, range_sync=mode)
+        model.compile(strategy.optimizer(keras.optimizers.Adam()), "mse")
+    try:
+        model.fit(
+            **strategy.fit_data(tf.data.Dataset.from_tensor_slices(speech()).batch(30)),
+            verbose=0,
+            callbacks=strategy.callbacks(),
+        )
+    except RuntimeError as error:
+        return {"message": str(error)}
+    return {"message": ""}
+
+
+def missing_rank(strategy, mode):
+    """The last process stops taking part after a step, as one that hangs does."""
+    with strategy.scope():
+        model = dqat.quantize_model(features.dense(), range_sync=mode)
+        model.compile(
+            strategy.optimizer(keras.optimizers.SGD(0.1)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+
+    class Hang(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if strategy.rank == strategy.size - 1 and batch == 1:
+                time.sleep(1000)
+
+    data = strategy.fit_data(features.dataset(), steps=5)
+    model.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), Hang()])
+    return {}
 
 
 def outside_the_scope(strategy, mode):
@@ -263,6 +316,6 @@ if __name__ == "__main__":
     name, mode, folder = sys.argv[1:]
     devices = [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("LOGICAL_CPUS", "1"))
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
-    strategy = dqat.distribute.Strategy()
-    found = globals()[name](strategy, mode)
+    strategy = dqat.distribute.Strategy(timeout=float(os.environ.get("TIMEOUT", "600")))
+    found = features.features(strategy, folder) if name == "features" else globals()[name](strategy, mode)
     np.savez(pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found)

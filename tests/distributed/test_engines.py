@@ -1,7 +1,11 @@
 """Contract 2 of the design on every engine, real devices and processes: the bits of N replicas against those of one."""
 
+import subprocess
+
 import numpy as np
 import pytest
+
+from distributed.conftest import SCENARIOS, launch, launch_workers
 
 MODES = ["delayed", "exact"]
 ENGINES = [(engine, replicas) for engine in ("mirrored", "multiworker", "horovod") for replicas in (2, 4)]
@@ -70,3 +74,107 @@ def _training_is_that_of_one_process_on_the_whole_batch(processes, whole, mode):
         print(f"{mode}: ranges {apart.max():.2e}, losses {loss.max():.2e} of one process")
         assert apart.max() < 0.02
         assert loss.max() < 0.01
+
+
+@pytest.fixture(params=ENGINES[::2], ids=lambda case: f"{case[0]}-{case[1]}")
+def features(request, run_scenario):
+    """What the processes of an engine found in the scenarios of `features.py`, by process."""
+    engine, replicas = request.param
+    return run_scenario("features", replicas, engine=engine)
+
+
+def test_features_of_training(features, run_scenario):
+    (whole,) = run_scenario("features", 1)
+    engine = "horovod" if features[0]["engine"] == "horovod" else "tf"
+    for process in features:
+        _a_loop_of_ones_own_trains_as_one_process_does(process, features[0], whole, engine)
+        _every_kind_of_optimizer_averages_gradients(process, whole)
+        _ranges_are_observed_from_the_start_step_to_the_freeze_step(process)
+        _the_replica_with_bad_data_shows(process)
+        _a_resumed_run_is_the_one_without_a_break(process)
+
+
+def _a_loop_of_ones_own_trains_as_one_process_does(process, first, whole, engine):
+    assert len(process["loop_of_ones_own/identical"]) == 50
+    assert process["loop_of_ones_own/identical"].all()
+    np.testing.assert_array_equal(bits(process["loop_of_ones_own/ranges"]), bits(first["loop_of_ones_own/ranges"]))
+    loss, expected = process["loop_of_ones_own/loss"], whole["loop_of_ones_own/loss"]
+    assert loss[-6:].mean() < 0.5 * loss[:6].mean()
+    if engine == "tf":  # where BatchNormalization is synchronized
+        assert np.abs(loss - expected).max() < 0.02
+        apart = process["loop_of_ones_own/ranges"] - whole["loop_of_ones_own/ranges"]
+        print(f"BatchNormalization, loss {np.abs(loss - expected).max():.1e}, ranges {np.abs(apart).max():.1e}")
+        assert np.abs(apart).max() < 0.05
+
+
+def _every_kind_of_optimizer_averages_gradients(process, whole):
+    for name in ("lamb", "lazy", "new"):
+        assert process[f"other_optimizers/{name}_identical"]
+        np.testing.assert_allclose(
+            process[f"other_optimizers/{name}"], whole[f"other_optimizers/{name}"], atol=1e-4, err_msg=name
+        )
+
+
+def _ranges_are_observed_from_the_start_step_to_the_freeze_step(process):
+    ranges = process["schedule_and_watch/ranges"]
+    assert np.isinf(ranges[:2]).all() and np.isfinite(ranges[2:]).all()
+    assert (ranges[3:5, 0] != ranges[2:4, 0]).all()
+    np.testing.assert_array_equal(ranges[5:], ranges[[4, 4]])
+    assert process["schedule_and_watch/window"].tolist() == [2, 5]
+    assert process["schedule_and_watch/norms_frozen"].all()
+
+
+def _the_replica_with_bad_data_shows(process):
+    assert set(process["bad_replica/outliers"]) == {int(process["size"]) - 1}
+    assert process["bad_replica/spread"].max() > 0.9
+    assert process["schedule_and_watch/rows"] == 3
+
+
+def _a_resumed_run_is_the_one_without_a_break(process):
+    assert (process["resume/done"], process["resume/steps"]) == (3, 6)
+    np.testing.assert_array_equal(bits(process["resume/resumed_ranges"]), bits(process["resume/ranges"]))
+    np.testing.assert_array_equal(bits(process["resume/resumed_weights"]), bits(process["resume/weights"]))
+
+
+def test_one_process_resumes_to_the_bit(run_scenario):
+    (whole,) = run_scenario("features", 1)
+    _a_resumed_run_is_the_one_without_a_break(whole)
+
+
+@pytest.mark.parametrize("engine", ["mirrored", "multiworker", "horovod"])
+def test_a_nan_on_one_replica_stops_all_with_the_layers_name_and_changes_nothing(run_scenario, engine):
+    for process in run_scenario("nan_on_the_last_replica", 2, engine=engine):
+        assert "NaN or Inf in the values of speech_quantizer" in str(process["message"])
+        assert np.isfinite(process["ranges"]).all()
+        assert process["held_back"].all()
+
+
+@pytest.mark.parametrize("engine", ["multiworker", "horovod"])
+def test_models_that_differ_are_an_error_everywhere_that_names_the_difference(run_scenario, engine):
+    for process in run_scenario("two_models", 2, engine=engine):
+        message = str(process["message"])
+        assert "not the same on all replicas. The first difference: rank 1 has" in message
+        assert "MovingAverage(decay=0.9)" in message and "MovingAverage(decay=0.99)" in message
+
+
+def test_a_rank_that_hangs_ends_a_horovod_run_with_a_message(tmp_path):
+    done = launch(2, str(SCENARIOS), "missing_rank", "delayed", str(tmp_path), environment={"TIMEOUT": "6"})
+    assert done.returncode != 0
+    assert "Missing ranks" in done.stderr + done.stdout or "stalled" in done.stderr + done.stdout
+    assert not list(tmp_path.glob("*.npz"))
+    _no_process_is_left(tmp_path)
+
+
+def test_a_worker_that_hangs_ends_the_others_with_a_message(tmp_path):
+    done = launch_workers(
+        2, str(SCENARIOS), "missing_rank", "delayed", str(tmp_path), environment={"TIMEOUT": "6"}, until_first=True
+    )
+    status, output = done[0]
+    assert status not in (0, None)
+    assert "timed out" in output.lower() or "timeout" in output.lower() or "deadline" in output.lower(), output[-3000:]
+    _no_process_is_left(tmp_path)
+
+
+def _no_process_is_left(folder):
+    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+    assert not found
