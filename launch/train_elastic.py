@@ -72,7 +72,11 @@ def train(
         compiled(quantized, strategy.optimizer(keras.optimizers.Adam(1e-4)))
 
     def batches(epoch: int) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(training).shuffle(len(training[0]), seed=epoch).batch(batch)
+        return (
+            tf.data.Dataset.from_tensor_slices(training)
+            .shuffle(len(training[0]), seed=epoch, reshuffle_each_iteration=False)
+            .batch(batch)
+        )
 
     state = dqat.distribute.ElasticState(strategy, quantized)
     state.fit(batches, epochs=epochs, commit_every=commit_every, verbose=2)

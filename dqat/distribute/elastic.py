@@ -27,7 +27,9 @@ class ElasticState:
 
     Example:
         >>> state = dqat.distribute.ElasticState(strategy, quantized)  # compiled
-        >>> state.fit(lambda epoch: samples.shuffle(1000, seed=epoch).batch(32), epochs=10, commit_every=10)
+        >>> def batches(epoch):
+        ...     return samples.shuffle(1000, seed=epoch, reshuffle_each_iteration=False).batch(32)
+        >>> state.fit(batches, epochs=10, commit_every=10)
 
     A script that says more itself hands a function to `run`, and calls `advance` after every step:
         >>> def train(state):
@@ -124,7 +126,8 @@ class ElasticState:
 
         Args:
             batches: gives an epoch's dataset, of global batches, from the epoch's number: the same on all
-                replicas, for those that join later too. Shuffle with the epoch as the seed.
+                replicas, for those that join later too, and each time it is read. Shuffle with the epoch as the
+                seed and `reshuffle_each_iteration=False`.
             epochs: to train in all.
             commit_every: steps between commits; what was trained since the last one is trained again after a
                 failure. Epochs end with a commit.

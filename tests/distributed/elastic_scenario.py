@@ -31,7 +31,11 @@ STEPS_PER_EPOCH = 270 // BATCH
 
 def batches(epoch):
     samples, labels = japanese_vowels(conftest.ROOT / "data" / "JapaneseVowels")[0]
-    return tf.data.Dataset.from_tensor_slices((samples, labels)).shuffle(270, seed=epoch).batch(BATCH)
+    return (
+        tf.data.Dataset.from_tensor_slices((samples, labels))
+        .shuffle(270, seed=epoch, reshuffle_each_iteration=False)
+        .batch(BATCH)
+    )
 
 
 def build(strategy):
