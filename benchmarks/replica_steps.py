@@ -36,14 +36,18 @@ class Case:
     name: str
     build: Callable[[], keras.Model]
     batch: int
-    rounds: int = 15
-    steps: int = 4
+    rounds: int = 11
+    steps: int = 3
 
 
 def _dense(quantizers: int, units: int) -> keras.Model:
     layers = keras.layers
     chain = [layers.Dense(units, "relu", name=f"dense_{index}") for index in range(quantizers - 1)]
     return keras.Sequential([keras.Input((units,), name="features"), *chain])
+
+
+def _resnet() -> keras.Model:
+    return keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None)
 
 
 def _lstm(units: int) -> keras.Model:
@@ -56,7 +60,8 @@ CASES = (
     Case("Dense, 5 quantizers, small", lambda: _dense(5, 32), batch=32),
     Case("Dense, 150 quantizers, small", lambda: _dense(150, 32), batch=32),
     Case("Dense, 150 quantizers", lambda: _dense(150, 256), batch=256),
-    Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32, steps=2),
+    Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32),
+    Case("ResNet50, 64x64", _resnet, batch=16, steps=1),
 )
 QUICK_CASES = (Case("Dense, 3 quantizers, tiny", lambda: _dense(3, 8), batch=4, rounds=3, steps=1),)
 

@@ -152,6 +152,22 @@ def test_outside_of_an_elastic_job_the_same_script_trains_as_ever():
     assert int(model.optimizer.iterations) == 60
 
 
+def test_a_loop_of_ones_own_counts_its_steps_and_commits_anywhere():
+    strategy = dqat.distribute.Strategy()
+    state = dqat.distribute.ElasticState(strategy, elastic_scenario.build(strategy))
+
+    def loop(given):
+        assert given is state
+        for _ in range(3):
+            state.advance()
+            state.commit()
+        state.end_epoch()
+        return "done"
+
+    assert state.run(loop) == "done"
+    assert (state.step, state.epoch, state.batch) == (3, 1, 0)
+
+
 def test_models_that_are_not_ready_and_data_without_a_length_are_refused():
     strategy = dqat.distribute.Strategy()
     with pytest.raises(TypeError, match="not quantized"):

@@ -31,9 +31,9 @@ def start(hosts, tmp_path):
     """Starts a training of so many steps on both; gives the process of horovodrun and the folder of results."""
     started = []
 
-    def start(steps):
+    def start(steps, *more_options):
         horovodrun = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
-        options = ["--gloo-timeout-seconds", TIMEOUT, "-np", 2, "-H", hosts.hosts, "-i", hosts.key]
+        options = ["--gloo-timeout-seconds", TIMEOUT, "-np", 2, "-H", hosts.hosts, "-i", hosts.key, *more_options]
         command = hosts.command(horovodrun, *options, sys.executable, SCENARIO, tmp_path, steps)
         with open(tmp_path / "output", "w") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
@@ -51,7 +51,7 @@ def results(folder):
 
 
 def test_two_hosts_train_and_end_with_identical_ranges(start):
-    process, folder = start(steps=20)
+    process, folder = start(20)  # horovodrun finds the interface
     assert process.wait(timeout=120) == 0, (folder / "output").read_text()[-4000:]
     first, second = results(folder)
     assert first["size"] == second["size"] == 2
@@ -62,7 +62,7 @@ def test_two_hosts_train_and_end_with_identical_ranges(start):
 
 
 def test_a_cut_link_ends_both_sides_with_an_error_that_says_so(start, hosts):
-    process, folder = start(steps=1_000_000)
+    process, folder = start(1_000_000, "--network-interface", "eth0")
     steps = [folder / f"{rank}.steps" for rank in range(2)]
     end = time.monotonic() + 120
     while not all(path.exists() and path.read_text().count("\n") > 5 for path in steps):

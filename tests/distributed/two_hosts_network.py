@@ -68,6 +68,8 @@ def _take_down():
     for name in NAMES:
         _run("ip", "netns", "del", name, check=False)
         shutil.rmtree(ETC / name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty: another's, or not there
+        ETC.rmdir()
 
 
 @contextlib.contextmanager
