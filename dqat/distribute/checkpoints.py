@@ -72,7 +72,7 @@ class Checkpoints(keras.callbacks.Callback):
             saved = json.loads(tf.train.load_variable(path, _STATE))
             _require_same(path, saved["structure"], structure(model))
             checkpoint.restore(path).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:  # IndexError: a short file
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} can't be restored, it is damaged or of another model: {reason}") from error
         return saved["steps"]
