@@ -7,12 +7,20 @@ from dqat import native
 
 if TYPE_CHECKING:
     from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers
+    from dqat.annotate import (
+        QuantizeConfig,
+        QuantizerFactory,
+        quantize_annotate_layer,
+        quantize_annotate_model,
+        quantize_scope,
+    )
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.export.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
+    from dqat.layers import QuantizeWrapper
     from dqat.model import ranges
     from dqat.parity import ParityReport, verify
-    from dqat.quantize import quantize_model
+    from dqat.quantize import quantize_apply, quantize_model
     from dqat.rules import UnsupportedLayerError
     from dqat.specs import QuantizerSpec, Scheme
 
@@ -25,6 +33,9 @@ _NAMES = {
     "ParityReport": "parity",
     "TfliteFile": "export.inspection",
     "TfliteFileError": "export.inspection",
+    "QuantizeConfig": "annotate",
+    "QuantizeWrapper": "layers",
+    "QuantizerFactory": "annotate",
     "QuantizerSpec": "specs",
     "Scheme": "specs",
     "UnsupportedLayerError": "rules",
@@ -32,7 +43,11 @@ _NAMES = {
     "coverage": "coverage_report",
     "inspect_tflite": "export.inspection",
     "export_tflite": "export",
+    "quantize_annotate_layer": "annotate",
+    "quantize_annotate_model": "annotate",
+    "quantize_apply": "quantize",
     "quantize_model": "quantize",
+    "quantize_scope": "annotate",
     "ranges": "model",
     "verify": "parity",
 }
@@ -65,6 +80,9 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "ParityReport",
+    "QuantizeConfig",
+    "QuantizeWrapper",
+    "QuantizerFactory",
     "QuantizerSpec",
     "Scheme",
     "TfliteFile",
@@ -81,7 +99,11 @@ __all__ = [
     "layers",
     "observers",
     "ops",
+    "quantize_annotate_layer",
+    "quantize_annotate_model",
+    "quantize_apply",
     "quantize_model",
+    "quantize_scope",
     "quantizers",
     "ranges",
     "verify",

@@ -7,6 +7,7 @@ from dqat.layers import QuantizedLayer
 from dqat.model import require_quantized
 from dqat.observers import Fixed
 from dqat.quantizers import Quantizer, SharedQuantizer
+from dqat.rules.table import keeps_range
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def coverage(model: keras.Model) -> Coverage:
                 why = "goes on in float: TFLite fuses the next activation, or the range stays that of the input"
                 rows.append(CoverageRow(layer.name, kind, "output", why, False))
         elif not isinstance(layer, keras.layers.InputLayer):
-            why = "moves or drops values only: the range stays that of the input"
+            moves = keeps_range(layer)
+            why = "moves or drops values only: the range stays that of the input" if moves else "stays in float"
             rows.append(CoverageRow(layer.name, type(layer).__name__, "", why, False))
     return Coverage(tuple(rows))

@@ -1,8 +1,11 @@
 """From a float Keras model to one that trains quantization-aware."""
 
+from dataclasses import replace
+
 import tensorflow as tf
 
 from dqat import graph
+from dqat.annotate import ConfiguredLayer, QuantizeAnnotate, QuantizeConfig
 from dqat.keras_api import keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
@@ -43,16 +46,76 @@ def quantize_model(
         ValueError: for another wrong argument, or a subclassed model.
         RuntimeError: for several Horovod processes outside a `dqat.distribute.Strategy` scope.
     """
+    scheme = _checked(model, scheme)
+    source = graph.read(graph.as_functional(model)).rewritten(as_layer)
+    return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite)
+
+
+def quantize_apply(
+    model: keras.Model,
+    scheme: str | Scheme = "int8",
+    *,
+    range_sync: str = "delayed",
+    on_nonfinite: str = "raise",
+) -> keras.Model:
+    """Like `quantize_model`, for those layers alone that `quantize_annotate_layer` has marked; others stay float.
+
+    Args:
+        model: a functional or Sequential model with marked layers; stays as it is.
+        scheme: see `quantize_model`; for layers that were marked without a `QuantizeConfig`.
+        range_sync: see `quantize_model`.
+        on_nonfinite: see `quantize_model`.
+
+    Returns:
+        The quantization-aware model, not compiled.
+
+    Raises:
+        ValueError: where no layer is marked; else as `quantize_model`.
+    """
+    scheme = _checked(model, scheme)
+    annotated = graph.read(graph.as_functional(model))
+    chosen: dict[int, QuantizeConfig | None] = {}
+
+    def bare(call):
+        if not isinstance(call.layer, QuantizeAnnotate):
+            return call
+        chosen[id(call.layer.layer)] = call.layer.quantize_config
+        return replace(call, layer=call.layer.layer)
+
+    source = annotated.rewritten(bare)
+    if not chosen:
+        raise ValueError(
+            f"model {model.name!r} has no layer that quantize_annotate_layer or quantize_annotate_model has marked"
+        )
+    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite)
+
+
+def _checked(model: keras.Model, scheme: str | Scheme) -> Scheme:
     require_keras_2(model)
     if isinstance(model, QuantizedModel):
         raise ValueError(f"model {model.name!r} is quantized already")
-    if isinstance(scheme, str):
-        if scheme not in SCHEMES:
-            raise ValueError(f"scheme must be a Scheme or one of {', '.join(SCHEMES)}, got {scheme!r}")
-        scheme = SCHEMES[scheme]
-    source = graph.read(graph.as_functional(model)).rewritten(as_layer)
+    if isinstance(scheme, Scheme):
+        return scheme
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be a Scheme or one of {', '.join(SCHEMES)}, got {scheme!r}")
+    return SCHEMES[scheme]
+
+
+def _quantized(
+    name: str,
+    source: graph.Graph,
+    chosen: dict[int, QuantizeConfig | None] | None,
+    scheme: Scheme,
+    range_sync: str,
+    on_nonfinite: str,
+) -> QuantizedModel:
+    """Quantizes the layers of a graph whose ids are in `chosen`, as it says there; all of them, where it is None."""
+
+    def is_chosen(layer: keras.layers.Layer) -> bool:
+        return chosen is None or id(layer) in chosen
+
     names = graph.unique_names(source)
-    relations = Relations(source, scheme, names)
+    relations = Relations(source, scheme, names, is_chosen)
     consumers = source.consumers()
     made: dict[int, list[keras.layers.Layer]] = {}
     copies: dict[int, keras.layers.Layer] = {}
@@ -63,14 +126,21 @@ def quantize_model(
             looked_up = all(one is not None and isinstance(one.layer, _LOOK_UP) for one in consumers[call.outputs])
             dtype = "int32" if looked_up else layer.dtype
             entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=dtype, name=names[key])
-            if not tf.as_dtype(dtype).is_floating:
-                return entry, entry  # integers already
+            is_read = any(one is None or is_chosen(one.layer) for one in consumers[call.outputs])
+            if not is_read or not tf.as_dtype(dtype).is_floating:
+                return entry, entry  # integers, or nobody who wants some
             quantizer = relations.context(layer).output(layer, f"{names[key]}_quantizer")
             return entry, quantizer(entry)
         if key not in made:
             config = layer_config(layer, layer.get_config())
             copies[key] = copy = type(layer).from_config({**config, "name": names[key]})
-            made[key] = apply_rule(copy, relations.context(layer))
+            quantize_config = (chosen or {}).get(key)
+            if not is_chosen(layer):
+                made[key] = [copy]
+            elif quantize_config is not None:
+                made[key] = [ConfiguredLayer(copy, quantize_config)]
+            else:
+                made[key] = apply_rule(copy, relations.context(layer))
         first, *others = made[key]
         if isinstance(first, QuantizedLayer):
             kwargs.pop("training", None)  # its quantizers follow the model's
@@ -80,7 +150,7 @@ def quantize_model(
         return outputs
 
     inputs, outputs = graph.rebuild(source, convert)
-    quantized = QuantizedModel(inputs, outputs, name=model.name, range_sync=range_sync, on_nonfinite=on_nonfinite)
+    quantized = QuantizedModel(inputs, outputs, name=name, range_sync=range_sync, on_nonfinite=on_nonfinite)
     for layer in source.layers():
         if id(layer) in copies and layer.weights:
             copies[id(layer)].set_weights(layer.get_weights())

@@ -321,6 +321,15 @@ def _not_negative(step: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.equal(step, 0.0), step, tf.maximum(step, _SMALLEST_STEP))
 
 
+def __getattr__(name: str) -> Any:
+    # tfmot's users look for these here; they build on this module.
+    if name in ("AllValuesQuantizer", "FixedQuantizer", "LastValueQuantizer", "MovingAverageQuantizer"):
+        from dqat import annotate
+
+        return getattr(annotate, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:
     """The range of a weight tensor: always that of its present values, so it needs no state and no sync.
 

@@ -187,6 +187,10 @@ class Flatbuffer:
 
     def order_by_name(self) -> None:
         """Puts inputs and outputs into the order of their names in the signature."""
+        if not self.model.signatureDefs:  # the quantizer loses it where an input is of integers
+            if max(len(self.graph.inputs), len(self.graph.outputs)) > 1:
+                raise ValueError("the file has no signature, so the order of its inputs and outputs is not known")
+            return
         signature = self.model.signatureDefs[0]
         for entries, indices in ((signature.inputs, self.graph.inputs), (signature.outputs, self.graph.outputs)):
             entries.sort(key=lambda entry: entry.name)

@@ -251,7 +251,7 @@ def _stored(layer: QuantizeWrapper, role: str, codes: np.ndarray) -> np.ndarray:
         spec = layer.weight_specs()[role]
         # Per tensor the integers are those of the folded weights already.
         codes = codes * (sign != 0 if spec.axis is None else sign[:, None] if transposed else sign)
-    if role == "depthwise_kernel":
+    if role in ("depthwise_kernel", "alpha"):
         return codes
     return np.moveaxis(codes, layer.weight_specs()[role].axis or -1, 0)
 

@@ -1,5 +1,6 @@
 """What the layers of a graph have to do with one another: fusing, folding, and ranges that must be one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dqat.graph import Call, Graph, Tensor
@@ -19,11 +20,13 @@ class Relations:
         graph: the float model's.
         scheme: which quantizer each kind of tensor gets.
         names: of the layers, by id.
+        is_chosen: whether a layer is to be quantized; others stay apart.
     """
 
     graph: Graph
     scheme: Scheme
     names: dict[int, str]
+    is_chosen: Callable[[keras.layers.Layer], bool] = lambda layer: True
 
     def __post_init__(self) -> None:
         """Reads the graph once."""
@@ -46,7 +49,8 @@ class Relations:
 
     def _only_consumer(self, call: Call) -> Call | None:
         consumers = [one for tensor in call.results for one in self._consumers[tensor]]
-        return consumers[0] if len(consumers) == 1 else None
+        only = consumers[0] if len(consumers) == 1 else None
+        return only if only is not None and self.is_chosen(only.layer) else None
 
     def _foldable_norm(self, calls: list[Call], after: list[Call | None]) -> keras.layers.Layer | None:
         if len(calls) != 1 or after[0] is None:
@@ -57,6 +61,9 @@ class Relations:
     def _end_of(self, call: Call) -> Tensor:
         return call.results[0]
 
+    def _keeps_range(self, call: Call) -> bool:
+        return not call.is_input and self.is_chosen(call.layer) and keeps_range(call.layer)
+
     def _shared_ranges(self) -> dict[Tensor, SharedRange]:
         """By tensor, the range that it must be in; tensors with a range of their own are left out."""
         parent: dict[Tensor, Tensor] = {}
@@ -66,7 +73,7 @@ class Relations:
                 tensor = parent[tensor]
             return tensor
 
-        calls = [call for call in self.graph.calls if not call.is_input and keeps_range(call.layer)]
+        calls = [call for call in self.graph.calls if self._keeps_range(call)]
         # All calls of a shared layer go through its one output quantizer.
         several = [self.graph.calls_of(layer) for layer in self.graph.layers()]
         together = [[*call.inputs, *call.results] for call in calls]
