@@ -11,6 +11,30 @@
 
 namespace dqat::core {
 
+// A range on its grid; what Grid in quantization.h says of each. All 0 where the scale is no normal number,
+// as for the empty range.
+struct GridNumbers {
+  float nudged_min, nudged_max, scale, inv_scale, zero_level;
+  float level;  // of the value 0
+};
+
+DQAT_HOST_DEVICE static inline GridNumbers NudgeRange(float min, float max, float quant_min,
+                                                      float quant_max) {
+  const float scale = (max - min) / (quant_max - quant_min);
+  const float inv_scale = (quant_max - quant_min) / (max - min);
+  const float from_min = quant_min - min / scale;
+  // To the nearest, halves up: from_min is not negative where it counts.
+  const float whole = floorf(from_min);
+  float level = from_min - whole >= 0.5f ? whole + 1.0f : whole;
+  level = from_min < quant_min ? quant_min : level;
+  level = from_min > quant_max ? quant_max : level;
+  const float nudged_min = (quant_min - level) * scale, nudged_max = (quant_max - level) * scale;
+  const float zero_level = floorf(-nudged_min * inv_scale + 0.5f);
+  const bool has_scale = scale >= __FLT_MIN__;
+  return {has_scale ? nudged_min : 0.0f, has_scale ? nudged_max : 0.0f, has_scale ? scale : 0.0f,
+          has_scale ? inv_scale : 0.0f,  has_scale ? zero_level : 0.0f, has_scale ? level : 0.0f};
+}
+
 // With a scale of 0 (range (0, 0)) kDivide must be false: the inverse, 0 as well, gives TensorFlow's 0.
 template <bool kDivide>
 DQAT_HOST_DEVICE static inline float Quantize(float x, float lo, float hi, float scale, float inv_scale,

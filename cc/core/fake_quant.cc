@@ -11,7 +11,7 @@ GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
       run_(layout.interleaved() ? layout.inner : 1),
       columns_(channels_ * run_),
       entries_(columns_ * plan.repeat),
-      data_(kFields * entries_) {}
+      data_(new float[kFields * entries_]) {}
 
 void GridTable::Set(int64_t channel, const Grid& grid) {
   const float fields[kFields] = {
@@ -19,11 +19,44 @@ void GridTable::Set(int64_t channel, const Grid& grid) {
       grid.zero_level, grid.grad_min,   grid.grad_max, grid.passthrough ? 1.0f : 0.0f};
   for (int64_t field = 0; field < kFields; ++field) {
     for (int64_t first = channel * run_; first < entries_; first += columns_) {
-      std::fill_n(data_.data() + field * entries_ + first, run_, fields[field]);
+      std::fill_n(Field(field) + first, run_, fields[field]);
     }
   }
   any_passthrough_ = any_passthrough_ || grid.passthrough;
 }
+
+bool GridTable::SetAll(const float* min, const float* max, const QuantizerSpec& spec) {
+  const GridArrays arrays = {Field(0), Field(1), Field(2), Field(3), Field(4), Field(5), Field(6), Field(7)};
+  const GridCounts counts = Kernels().make_grids(channels_, static_cast<float>(spec.quant_min()),
+                                                 static_cast<float>(spec.quant_max()), min, max, arrays);
+  any_passthrough_ = counts.empty > 0;
+  for (int64_t field = 0; field < kFields && entries_ > channels_; ++field) {
+    float* values = Field(field);
+    // From the last on: so no value is overwritten before it is read.
+    for (int64_t channel = channels_ - 1; run_ > 1 && channel >= 0; --channel) {
+      std::fill_n(values + channel * run_, run_, values[channel]);
+    }
+    for (int64_t first = columns_; first < entries_; first += columns_) {
+      std::memcpy(values + first, values, columns_ * sizeof(float));
+    }
+  }
+  return counts.invalid == 0;
+}
+
+namespace {
+
+// Where the record of an interleaved layout's block goes.
+int64_t PartialOf(const RecordPartials& record, int64_t block) {
+  return record.continued < 0 ? block : record.continued;
+}
+
+void StartPartial(const RecordPartials& record, int64_t block, int64_t entries) {
+  if (PartialOf(record, block) != block) return;
+  std::fill_n(record.min + block * entries, entries, Range().min);
+  std::fill_n(record.max + block * entries, entries, Range().max);
+}
+
+}  // namespace
 
 template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
@@ -58,10 +91,9 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
   const int64_t entries = layout.columns() * plan.repeat;
   float *min = nullptr, *max = nullptr;
   if (track) {
-    min = record.min + block * entries;
-    max = record.max + block * entries;
-    std::fill_n(min, entries, Range().min);
-    std::fill_n(max, entries, Range().max);
+    min = record.min + PartialOf(record, block) * entries;
+    max = record.max + PartialOf(record, block) * entries;
+    StartPartial(record, block, entries);
   }
   ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
     const float* values = stage.Load(kernels, x + chunk.offset, chunk.elements);
@@ -88,10 +120,8 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
   const RowKernels& kernels = Kernels();
   Stage<T> stage(layout, plan);
   const int64_t entries = layout.columns() * plan.repeat;
-  if (layout.interleaved()) {
-    std::fill_n(record.min + block * entries, entries, Range().min);
-    std::fill_n(record.max + block * entries, entries, Range().max);
-  }
+  const int64_t partial = PartialOf(record, block) * entries;
+  if (layout.interleaved()) StartPartial(record, block, entries);
   ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
     const float* values = stage.Load(kernels, x + chunk.offset, chunk.elements);
     if (!layout.interleaved()) {
@@ -102,8 +132,7 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
       return;
     }
     RunRows(chunk.count, layout.columns(), plan.repeat, [&](int64_t rows, int64_t n, int64_t offset) {
-      kernels.channels_minmax(rows, n, values + offset, record.min + block * entries,
-                              record.max + block * entries);
+      kernels.channels_minmax(rows, n, values + offset, record.min + partial, record.max + partial);
     });
   });
 }
@@ -160,9 +189,10 @@ namespace {
 // merge_run(channel, first, count) where a channel has several in a row. No division: there may be as many
 // partials as a tenth of the tensor has elements.
 template <typename Merge, typename MergeRun>
-void ForEachPartial(const ChannelLayout& layout, const BlockPlan& plan, Merge merge, MergeRun merge_run) {
+void ForEachPartial(const ChannelLayout& layout, const BlockPlan& plan, int64_t begin, int64_t end,
+                    Merge merge, MergeRun merge_run) {
   const int64_t run = layout.interleaved() ? layout.inner : plan.pieces_per_row;
-  for (int64_t first = 0; first < plan.partials; first += layout.channels * run) {
+  for (int64_t first = begin; first < end; first += layout.channels * run) {
     if (run == 1) {
       merge(layout.channels, first);
     } else {
@@ -176,23 +206,31 @@ void ForEachPartial(const ChannelLayout& layout, const BlockPlan& plan, Merge me
 }  // namespace
 
 void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
-                  float* max) {
+                  float* max, const std::vector<int64_t>* started) {
   std::fill_n(min, layout.channels, Range().min);
   std::fill_n(max, layout.channels, Range().max);
-  ForEachPartial(
-      layout, plan,
-      [&](int64_t channels, int64_t first) {
-        for (int64_t channel = 0; channel < channels; ++channel) {
-          min[channel] = std::min(min[channel], partials.min[first + channel]);
-          max[channel] = std::max(max[channel], partials.max[first + channel]);
-        }
-      },
-      [&](int64_t channel, int64_t first, int64_t count) {
-        min[channel] =
-            std::min(min[channel], *std::min_element(partials.min + first, partials.min + first + count));
-        max[channel] =
-            std::max(max[channel], *std::max_element(partials.max + first, partials.max + first + count));
-      });
+  const auto merge_between = [&](int64_t begin, int64_t end) {
+    ForEachPartial(
+        layout, plan, begin, end,
+        [&](int64_t channels, int64_t first) {
+          for (int64_t channel = 0; channel < channels; ++channel) {
+            min[channel] = std::min(min[channel], partials.min[first + channel]);
+            max[channel] = std::max(max[channel], partials.max[first + channel]);
+          }
+        },
+        [&](int64_t channel, int64_t first, int64_t count) {
+          min[channel] =
+              std::min(min[channel], *std::min_element(partials.min + first, partials.min + first + count));
+          max[channel] =
+              std::max(max[channel], *std::max_element(partials.max + first, partials.max + first + count));
+        });
+  };
+  if (started == nullptr || !layout.interleaved()) {
+    merge_between(0, plan.partials);
+  } else {
+    const int64_t entries = layout.columns() * plan.repeat;
+    for (const int64_t block : *started) merge_between(block * entries, (block + 1) * entries);
+  }
   for (int64_t channel = 0; channel < layout.channels; ++channel) {
     min[channel] += 0.0f;  // -0 becomes +0, so that equal records are equal bits
     max[channel] += 0.0f;
@@ -202,7 +240,7 @@ void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPart
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum) {
   std::fill_n(sum, layout.channels, 0.0f);
   ForEachPartial(
-      layout, plan,
+      layout, plan, 0, plan.partials,
       [&](int64_t channels, int64_t first) {
         for (int64_t channel = 0; channel < channels; ++channel) sum[channel] += partials[first + channel];
       },

@@ -12,6 +12,7 @@
 #define DQAT_CORE_FAKE_QUANT_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "core/layout.h"
@@ -26,7 +27,10 @@ class GridTable {
  public:
   GridTable(const ChannelLayout& layout, const BlockPlan& plan);
 
+  // Of one channel; every channel must be set.
   void Set(int64_t channel, const Grid& grid);
+  // Of all channels. False where a range is invalid.
+  bool SetAll(const float* min, const float* max, const QuantizerSpec& spec);
   int64_t channels() const { return channels_; }
   // True where some channel has no range yet and passes its values through.
   bool any_passthrough() const { return any_passthrough_; }
@@ -42,13 +46,13 @@ class GridTable {
 
  private:
   static constexpr int64_t kFields = 8;
-  const float* Field(int64_t index) const { return data_.data() + index * entries_; }
+  float* Field(int64_t index) const { return data_.get() + index * entries_; }
 
   int64_t channels_;
   int64_t run_;      // consecutive entries of one channel
   int64_t columns_;  // entries of one row
   int64_t entries_;
-  std::vector<float> data_;
+  std::unique_ptr<float[]> data_;
   bool any_passthrough_ = false;
 };
 
@@ -57,6 +61,9 @@ class GridTable {
 struct RecordPartials {
   float* min = nullptr;
   float* max = nullptr;
+  // Of an interleaved layout: the block whose partial this one continues, because the same thread runs both
+  // one after the other. -1: every block has its own. Fewer partials are merged faster.
+  int64_t continued = -1;
 };
 
 // y may be x unless a channel passes its values through. `record` may be null pointers; then nothing is
@@ -75,9 +82,10 @@ template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
                         const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax);
 
-// Combines the partials of all blocks, in block order, into one value per channel.
+// Combines the partials of all blocks, in block order, into one value per channel. `started`, where given,
+// are the only blocks that have a record partial of their own.
 void MergeRecords(const ChannelLayout& layout, const BlockPlan& plan, RecordPartials partials, float* min,
-                  float* max);
+                  float* max, const std::vector<int64_t>* started = nullptr);
 void MergeSums(const ChannelLayout& layout, const BlockPlan& plan, const float* partials, float* sum);
 
 }  // namespace dqat::core

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/element.h"
 #include "core/host_device.h"
 
 namespace dqat::core {
@@ -66,28 +67,19 @@ DQAT_HOST_DEVICE inline bool IsValid(const Range& range) {
 // that its scale is no normal float32 (below about 3e-36 with 8 bits) is a range of 0 alone, like (0, 0): its
 // inverse would be infinite and every value a NaN.
 DQAT_HOST_DEVICE inline Grid MakeGrid(const Range& range, const QuantizerSpec& spec) {
+  const GridNumbers numbers = NudgeRange(range.min, range.max, static_cast<float>(spec.quant_min()),
+                                         static_cast<float>(spec.quant_max()));
   Grid grid;
-  const float quant_min = static_cast<float>(spec.quant_min());
-  const float quant_max = static_cast<float>(spec.quant_max());
-  const float scale = (range.max - range.min) / (quant_max - quant_min);
-  if (range.empty() || scale < kSmallestNormal) {
-    grid.passthrough = range.empty();
-    grid.grad_min = -kInfinity;
-    grid.grad_max = kInfinity;
-    return grid;
-  }
-  grid.scale = scale;
-  grid.inv_scale = (quant_max - quant_min) / (range.max - range.min);
-  const float zero_from_min = quant_min - range.min / grid.scale;
-  float level = std::round(zero_from_min);
-  if (zero_from_min < quant_min) level = quant_min;
-  if (zero_from_min > quant_max) level = quant_max;
-  grid.nudged_min = (quant_min - level) * grid.scale;
-  grid.nudged_max = (quant_max - level) * grid.scale;
-  grid.grad_min = grid.nudged_min;
-  grid.grad_max = grid.nudged_max;
-  grid.zero_level = std::floor(-grid.nudged_min * grid.inv_scale + 0.5f);
-  grid.zero_point = static_cast<int32_t>(level) - (1 << (spec.num_bits - 1));
+  grid.nudged_min = numbers.nudged_min;
+  grid.nudged_max = numbers.nudged_max;
+  grid.scale = numbers.scale;
+  grid.inv_scale = numbers.inv_scale;
+  grid.zero_level = numbers.zero_level;
+  grid.passthrough = range.empty();
+  const bool has_scale = grid.scale > 0.0f;
+  grid.grad_min = has_scale ? grid.nudged_min : -kInfinity;
+  grid.grad_max = has_scale ? grid.nudged_max : kInfinity;
+  if (has_scale) grid.zero_point = static_cast<int32_t>(numbers.level) - (1 << (spec.num_bits - 1));
   return grid;
 }
 

@@ -15,6 +15,33 @@ namespace {
 
 constexpr int kLanes = 32;
 
+GridCounts MakeGrids(int64_t n, float quant_min, float quant_max, const float* min, const float* max,
+                     const GridArrays& arrays) {
+  const GridArrays out = arrays;
+  const float infinity = __builtin_inff();
+  int invalid = 0, empty_ranges = 0;
+#pragma omp simd reduction(+ : invalid, empty_ranges)
+  for (int64_t i = 0; i < n; ++i) {
+    const float low = min[i], high = max[i], size = high - low;
+    const bool empty = (low == infinity) & (high == -infinity);
+    // As IsValid has it: a difference that is finite is one of finite numbers.
+    const bool valid = empty | ((size - size == 0.0f) & ((low < high) | ((low == 0.0f) & (high == 0.0f))));
+    invalid += valid ? 0 : 1;
+    empty_ranges += empty ? 1 : 0;
+    const GridNumbers numbers = NudgeRange(low, high, quant_min, quant_max);
+    const bool has_scale = numbers.scale > 0.0f;
+    out.nudged_min[i] = numbers.nudged_min;
+    out.nudged_max[i] = numbers.nudged_max;
+    out.scale[i] = numbers.scale;
+    out.inv_scale[i] = numbers.inv_scale;
+    out.zero_level[i] = numbers.zero_level;
+    out.grad_min[i] = has_scale ? numbers.nudged_min : -infinity;
+    out.grad_max[i] = has_scale ? numbers.nudged_max : infinity;
+    out.passthrough[i] = empty ? 1.0f : 0.0f;
+  }
+  return {invalid, empty_ranges};
+}
+
 template <bool kDivide, bool kTrack>
 void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
   const float lo = grid.nudged_min, hi = grid.nudged_max, scale = grid.scale;
@@ -207,6 +234,7 @@ void Store(int64_t n, const float* x, T* y) {
 
 const RowKernels kRowKernels = {
     DQAT_STRINGIFY(DQAT_INSTRUCTION_SET),
+    MakeGrids,
     Quantizes,
     QuantizesAndTracks,
     MinMax,

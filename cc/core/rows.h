@@ -21,8 +21,21 @@ struct RowGrids {
   const float *nudged_min, *nudged_max, *scale, *inv_scale, *zero_level, *grad_min, *grad_max;
 };
 
+// Arrays to write all channels' grids to; passthrough is 1 for an empty range, else 0.
+struct GridArrays {
+  float *nudged_min, *nudged_max, *scale, *inv_scale, *zero_level, *grad_min, *grad_max, *passthrough;
+};
+// Of how many ranges there is no grid, and how many are empty.
+struct GridCounts {
+  int64_t invalid, empty;
+};
+
 struct RowKernels {
   const char* name;
+
+  // MakeGrid for n ranges at once.
+  GridCounts (*make_grids)(int64_t n, float quant_min, float quant_max, const float* min, const float* max,
+                           const GridArrays& grids);
 
   // A contiguous row of one channel. `divide` chooses between division by the scale and
   // multiplication with its inverse. min and max are updated in place.

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <mutex>
+#include <vector>
 
 #include "core/fake_quant.h"
 #include "core/layout.h"
@@ -70,21 +72,26 @@ class Record {
                               const tensorflow::TensorShape& shape, int first_output) {
     TF_RETURN_IF_ERROR(context->allocate_output(first_output, shape, &min_));
     TF_RETURN_IF_ERROR(context->allocate_output(first_output + 1, shape, &max_));
-    TF_RETURN_IF_ERROR(memory_.Allocate(context, plan));
-    partials_ = {memory_.first(), memory_.second()};
-    return tensorflow::OkStatus();
+    return memory_.Allocate(context, plan);
   }
 
-  // Null pointers before Allocate.
-  core::RecordPartials partials() const { return partials_; }
+  // Where a thread that runs blocks from `first` on, one after the other, leaves their record. For all
+  // threads.
+  core::RecordPartials Start(int64_t first) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    started_.push_back(first);
+    return {memory_.first(), memory_.second(), first};
+  }
 
   void Merge(const core::ChannelLayout& layout, const core::BlockPlan& plan) {
-    core::MergeRecords(layout, plan, partials_, min_->flat<float>().data(), max_->flat<float>().data());
+    core::MergeRecords(layout, plan, {memory_.first(), memory_.second()}, min_->flat<float>().data(),
+                       max_->flat<float>().data(), &started_);
   }
 
  private:
   Partials memory_;
-  core::RecordPartials partials_;
+  std::mutex mutex_;
+  std::vector<int64_t> started_;
   tensorflow::Tensor* min_ = nullptr;
   tensorflow::Tensor* max_ = nullptr;
 };

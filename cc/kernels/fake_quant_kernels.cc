@@ -14,6 +14,7 @@ namespace {
 using core::BlockPlan;
 using core::ChannelLayout;
 using core::GridTable;
+using core::RecordPartials;
 using tensorflow::OpKernel;
 using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
@@ -28,15 +29,11 @@ constexpr int64_t kCostPerElement = 2;
 Status ReadGrids(const Tensor& min, const Tensor& max, const core::QuantizerSpec& spec, GridTable* grids) {
   const float* min_data = min.flat<float>().data();
   const float* max_data = max.flat<float>().data();
-  for (int64_t channel = 0; channel < grids->channels(); ++channel) {
-    const core::Range range{min_data[channel], max_data[channel]};
-    if (!core::IsValid(range)) {
-      return InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", range.min,
-                             " and max ", range.max, " for channel ", channel);
-    }
-    grids->Set(channel, core::MakeGrid(range, spec));
-  }
-  return tensorflow::OkStatus();
+  if (grids->SetAll(min_data, max_data, spec)) return tensorflow::OkStatus();
+  int64_t channel = 0;
+  while (core::IsValid({min_data[channel], max_data[channel]})) ++channel;
+  return InvalidArgument("range must be finite with min < max (or 0 and 0), got min ", min_data[channel],
+                         " and max ", max_data[channel], " for channel ", channel);
 }
 
 // Said once a process: which quantizer was the first to see values before any range.
@@ -75,8 +72,11 @@ class FakeQuantOp : public OpKernel {
     if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
-      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+      const RecordPartials partials = kTrack ? record.Start(begin) : RecordPartials();
+      for (int64_t block = begin; block < end; ++block) {
+        core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+      }
     });
     if (kTrack) record.Merge(layout, plan);
   }
@@ -139,8 +139,11 @@ class MinMaxOp : public OpKernel {
     Record record;
     OP_REQUIRES_OK(context, record.Allocate(context, plan, granularity_.RangeShape(layout), 0));
     const auto* x_data = Data<T>(x);
-    ForEachBlock(context, plan, kCostPerElement,
-                 [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, record.partials()); });
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+      const RecordPartials partials = record.Start(begin);
+      for (int64_t block = begin; block < end; ++block)
+        core::MinMaxBlock(layout, plan, block, x_data, partials);
+    });
     record.Merge(layout, plan);
   }
 

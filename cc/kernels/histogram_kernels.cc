@@ -57,7 +57,7 @@ class HistogramOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(2, {HistogramGrid::kBins}, &counts));
     const auto* x_data = Data<T>(x);
     CountBlocks(context, layout, plan, x_data, counts,
-                [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, record.partials()); });
+                [&](int64_t block) { core::MinMaxBlock(layout, plan, block, x_data, record.Start(block)); });
     record.Merge(layout, plan);
   }
 };
@@ -92,7 +92,7 @@ class FakeQuantHistogramOp : public OpKernel {
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
     CountBlocks(context, layout, plan, x_data, counts, [&](int64_t block) {
-      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
+      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.Start(block));
     });
     record.Merge(layout, plan);
   }

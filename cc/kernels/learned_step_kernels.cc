@@ -61,8 +61,11 @@ class FakeQuantLearnedOp : public OpKernel {
     OP_REQUIRES_OK(context, record.Allocate(context, plan, shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
-      core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, record.partials());
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
+      const core::RecordPartials partials = record.Start(begin);
+      for (int64_t block = begin; block < end; ++block) {
+        core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+      }
     });
     record.Merge(layout, plan);
   }
