@@ -12,6 +12,35 @@ from dqat.export.inspection import inspect_tflite
 from dqat.keras_api import keras
 from dqat.model import require_quantized
 
+#: Which kernels of the interpreter run a file: TensorFlow's choice, or those built in alone. Where a cell is unrolled
+#: they may differ by an LSB; TFLite's LSTM operator is the same in all.
+KERNELS = {
+    "default": ("default kernels (XNNPACK where it applies)", tf.lite.experimental.OpResolverType.AUTO),
+    "builtin": ("builtin kernels", tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES),
+}
+
+
+def open_interpreter(path: str | os.PathLike, kernels: str) -> tf.lite.Interpreter:
+    """An interpreter of a file, ready to run.
+
+    Raises:
+        ValueError: for a file that is no model, or kernels other than "default" and "builtin".
+    """
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels must be one of {', '.join(KERNELS)}, got {kernels!r}")
+    try:
+        interpreter = tf.lite.Interpreter(model_path=os.fspath(path), experimental_op_resolver_type=KERNELS[kernels][1])
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no TFLite model that this interpreter can run: {error}") from error
+    return interpreter
+
+
+def to_codes(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """int8 codes of float32 values, rounded as fake-quant rounds: half up."""
+    codes = np.floor(values / np.float32(scale) + np.float32(0.5)) + zero_point
+    return np.clip(codes, -128, 127).astype(np.int8)
+
 
 @dataclass(frozen=True)
 class OutputParity:
@@ -61,17 +90,14 @@ class Runner:
 
     Args:
         path: an int8 file, batch size 1.
+        kernels: "default" or "builtin".
 
     Raises:
         ValueError: where the file is no such model.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        try:
-            self._interpreter = tf.lite.Interpreter(model_path=os.fspath(path))
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{path} is no TFLite model that this interpreter can run: {error}") from error
+    def __init__(self, path: str | os.PathLike, kernels: str = "default") -> None:
+        self._interpreter = open_interpreter(path, kernels)
         self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         for side, all_details in (("input", self._inputs), ("output", self._outputs)):
             for details in all_details:
@@ -98,10 +124,7 @@ class Runner:
     def _codes(self, samples: np.ndarray, details: dict[str, Any]) -> np.ndarray:
         if details["dtype"] == np.int32:  # such as the indices of an embedding
             return samples.astype(np.int32)
-        scale, zero_point = details["quantization"]
-        # The rounding of fake-quant: half up.
-        codes = np.floor(samples / np.float32(scale) + np.float32(0.5)) + zero_point
-        return np.clip(codes, -128, 127).astype(np.int8)
+        return to_codes(samples, *details["quantization"])
 
     def _run_one(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         self._interpreter.reset_all_variables()  # else an LSTM goes on from the last sample's state
@@ -134,7 +157,7 @@ def _batches(data: object, names: list[str]) -> Iterator[list[np.ndarray]]:
         yield [part[begin : begin + 64] for part in samples]
 
 
-def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityReport:
+def verify(model: keras.Model, path: str | os.PathLike, data: object, *, kernels: str = "default") -> ParityReport:
     """Runs simulation and exported file on the same samples and compares their outputs.
 
     Args:
@@ -142,6 +165,7 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
         path: the file that `export_tflite` wrote.
         data: float32 samples [samples, ...], or a `tf.data.Dataset` of batches, with labels or without. For a
             model with several inputs: a list in the model's order, or a dict by input name, of such.
+        kernels: of the interpreter, "default" or "builtin" (without XNNPACK).
 
     Returns:
         A `ParityReport`.
@@ -153,7 +177,7 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
     """
     require_quantized(model)
     inspect_tflite(path)
-    runner = Runner(path)
+    runner = Runner(path, kernels)
     simulated, integers = [], []
     for batch in _batches(data, model.input_names):
         outputs = model(_as_inputs(model, batch), training=False)
@@ -181,7 +205,7 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object) -> ParityR
         layers=tuple(_parity(*pair) for pair in zip(model.output_names, apart, strict=True)),
         simulation=simulation[0] if one else simulation,
         integer=dequantized[0] if one else dequantized,
-        kernels=f"TensorFlow {tf.__version__} interpreter, default kernels (XNNPACK where it applies)",
+        kernels=f"TensorFlow {tf.__version__} interpreter, {KERNELS[kernels][0]}",
     )
 
 

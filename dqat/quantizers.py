@@ -61,6 +61,7 @@ class Quantizer(keras.layers.Layer):
         self.requested_observer = observer or MovingAverage()
         self.observer = self.requested_observer.suited_to(self.spec)
         self.path = self.name
+        self.supports_masking = True
         self.range_sync: RangeSync | None = None
         self.is_shared = False
 

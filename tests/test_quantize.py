@@ -42,14 +42,18 @@ def test_sequential_models_are_quantized_too(speech):
 @pytest.mark.parametrize(
     "layer, words",
     [
-        (layers.GRU(4, name="mine"), ["'mine' (GRU)", "not supported yet", "Supported: Activation, Add"]),
-        (layers.Masking(name="mine"), ["'mine' (Masking)", "not supported yet"]),
         (
-            layers.LSTM(4, activation="relu", name="mine"),
-            ["'mine' (LSTM)", "activation must be 'tanh', got 'relu'"],
+            layers.ConvLSTM1D(4, 2, name="mine"),
+            ["'mine' (ConvLSTM1D)", "not supported yet", "Supported: Activation, Add"],
         ),
-        (layers.LSTM(4, go_backwards=True, name="mine"), ["'mine'", "go_backwards must be False, got True"]),
-        (layers.LSTM(4, dropout=0.5, name="mine"), ["'mine'", "Put a Dropout layer before it"]),
+        (
+            layers.LSTM(4, activation="gelu", name="mine"),
+            ["'mine' (LSTM)", "activation must be one of tanh, sigmoid, relu, linear, got gelu"],
+        ),
+        (
+            layers.GRU(4, recurrent_activation="hard_sigmoid", name="mine"),
+            ["'mine' (GRU)", "recurrent_activation must be one of sigmoid, got hard_sigmoid"],
+        ),
         (
             layers.Dense(4, activation="exponential", name="mine"),
             ["activation 'exponential' is not supported yet", "Use one of linear"],

@@ -60,7 +60,7 @@ class Flatbuffer:
 
     def lstms(self) -> list[Any]:
         """The fused LSTM operators."""
-        return [op for op in self.graph.operators if self.operator_name(op) == "UNIDIRECTIONAL_SEQUENCE_LSTM"]
+        return self._operators("UNIDIRECTIONAL_SEQUENCE_LSTM")
 
     def tensor(self, index: int) -> Any:
         """A tensor by index."""
@@ -86,6 +86,21 @@ class Flatbuffer:
             tensor.quantization = schema.QuantizationParametersT()
         tensor.quantization.min = np.array([low], np.float32)
         tensor.quantization.max = np.array([high], np.float32)
+
+    def pass_ranges_on(self) -> None:
+        """Gives what a REVERSE_V2 moves the range of its input, in a float file with QUANTIZE and DEQUANTIZE pairs."""
+        dequantized = {op.outputs[0]: op.inputs[0] for op in self._operators("DEQUANTIZE")}
+        for operator in self._operators("REVERSE_V2"):
+            source = dequantized.get(operator.inputs[0])
+            found = None if source is None else self.parameters(source)
+            if found is not None:
+                scale, zero_point = found
+                lowest = 0 if self.tensor(source).type == schema.TensorType.UINT8 else -128
+                bounds = (scale * (level - zero_point) for level in (lowest, lowest + 255))
+                self.set_range(operator.outputs[0], *bounds)
+
+    def _operators(self, name: str) -> list[Any]:
+        return [operator for operator in self.graph.operators if self.operator_name(operator) == name]
 
     def parameters(self, index: int) -> tuple[float, int] | None:
         """Scale and zero point of a tensor that is quantized per tensor; else None."""
@@ -195,6 +210,14 @@ class Flatbuffer:
         for entries, indices in ((signature.inputs, self.graph.inputs), (signature.outputs, self.graph.outputs)):
             entries.sort(key=lambda entry: entry.name)
             indices[:] = [entry.tensorIndex for entry in entries]
+
+    def share_buffers(self) -> None:
+        """Stores equal constants once: the quantizer makes one for each operator that uses it."""
+        first: dict[bytes, int] = {}
+        for tensor in self.graph.tensors:
+            data = self.model.buffers[tensor.buffer].data
+            if data is not None and len(data) and not tensor.isVariable:
+                tensor.buffer = first.setdefault(bytes(data), tensor.buffer)
 
     def drop_unused_buffers(self) -> None:
         """Empties buffers that no tensor refers to: the quantizer leaves some, with undefined contents."""

@@ -14,60 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from dqat import graph
+from dqat.export.recurrent import Run, StreamStates, fake_quant, recurrent_graph, require_framewise
 from dqat.keras_api import keras
-from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
 from dqat.model import QuantizedModel
 from dqat.quantizers import Quantizer
 
 
-def _fake_quant(quantizer: Quantizer, x: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's own fake-quant, with a constant range."""
-    with tf.init_scope():
-        low, high = (float(part.numpy()) for part in quantizer.range())
-    return tf.quantization.fake_quant_with_min_max_args(
-        x, low, high, num_bits=quantizer.spec.num_bits, narrow_range=quantizer.spec.narrow_range
-    )
-
-
-class _Constant(keras.layers.Layer):
-    """Runs a function that has no variables."""
-
-    def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._function = tf.autograph.experimental.do_not_convert(function)
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("training", None)
-        return self._function(*args, **kwargs)
-
-
 def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.LSTM):
-        # Without a bias the converter makes a WHILE loop instead of the fused op; unrolled, a long graph.
-        config = {
-            **config,
-            "use_bias": True,
-            "bias_initializer": "zeros",
-            "unit_forget_bias": False,
-            "unroll": False,
-        }
-    return type(layer).from_config(config)
-
-
-def gate_weights(layer: QuantizedLSTM) -> dict[str, np.ndarray]:
-    """The fake-quantized kernels of an LSTM as Keras shapes them, [inputs, 4 * units]."""
-    return {role: weight.numpy().reshape(weight.shape[0], -1) for role, weight in layer.quantized_weights().items()}
-
-
-def _lstm(layer: QuantizedLSTM, tensors: Any) -> Any:
-    copy = _plain_copy(layer.layer)
-    tensors = copy(tensors)
-    for role, value in gate_weights(layer).items():
-        getattr(copy.cell, role).assign(value)
-    if layer.layer.use_bias:
-        copy.cell.bias.assign(layer.layer.cell.bias)
-    return _Constant(functools.partial(_fake_quant, layer.hidden), name=f"{layer.name}_output")(tensors)
+    return type(layer).from_config(layer.get_config())
 
 
 def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
@@ -106,6 +61,7 @@ _ABSENT = (
     keras.layers.SpatialDropout3D,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
+    keras.layers.Masking,
 )
 _AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization)
 
@@ -115,12 +71,18 @@ def _inference(layer: QuantizeWrapper) -> Callable[..., Any]:
     if isinstance(layer.layer, _AFFINE):
         factor_and_shift = _factor_and_shift(layer.layer)
         after = [quantizers["output"]] if "output" in quantizers else []
-        return lambda x: functools.reduce(lambda y, one: _fake_quant(one, y), after, affine(x, *factor_and_shift))
-    return functools.partial(layer.inference, point=lambda role, x: _fake_quant(quantizers[role], x))
+        return lambda x: functools.reduce(lambda y, one: fake_quant(y, one), after, affine(x, *factor_and_shift))
+    return functools.partial(layer.inference, point=lambda role, x: fake_quant(x, quantizers[role]))
 
 
-def inference_graph(model: QuantizedModel) -> keras.Model:
-    """A float model that computes what `model` simulates, but for the states inside LSTMs."""
+def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Model:
+    """A float model that computes what `model` simulates, but for the states inside LSTMs.
+
+    Args:
+        model: trained.
+        streaming: for one frame a call, with the states of unrolled cells as further inputs and outputs.
+    """
+    states = StreamStates() if streaming else None
     source = graph.read(model)
     folded = {layer.norm_name for layer in source.layers() if isinstance(layer, QuantizedLayer)}
 
@@ -129,23 +91,27 @@ def inference_graph(model: QuantizedModel) -> keras.Model:
 
     def constant(name, function):
         calls[name] += 1  # a layer that is called several times
-        return _Constant(function, name=name if calls[name] == 1 else f"{name}_call_{calls[name]}")
+        return Run(function, name=name if calls[name] == 1 else f"{name}_call_{calls[name]}")
 
     def convert(call, args, kwargs):
         layer = call.layer
         kwargs.pop("training", None)
         if call.is_input:
-            shape = (1, *layer.input_shape[0][1:])
+            shape = [1, *layer.input_shape[0][1:]]
+            if streaming and len(shape) > 2:
+                shape[1] = 1
             return 2 * (keras.Input(batch_input_shape=shape, dtype=layer.dtype, name=layer.name),)
         if isinstance(layer, Quantizer):
-            return constant(layer.name, functools.partial(_fake_quant, layer))(*args)
+            return constant(layer.name, lambda x: fake_quant(x, layer))(*args)
         if isinstance(layer, _ABSENT) or layer.name in folded:
             return args[0]
         if isinstance(layer, keras.layers.BatchNormalization):
             factor_and_shift = _factor_and_shift(layer)
             return constant(layer.name, lambda x: affine(x, *factor_and_shift))(*args)
-        if isinstance(layer, QuantizedLSTM):
-            return _lstm(layer, *args)
+        if isinstance(layer, (QuantizedRNN, QuantizedBidirectional)):
+            return recurrent_graph(layer, *args, states)
+        if streaming:
+            require_framewise(layer, args)
         if isinstance(layer, QuantizeWrapper):
             return constant(layer.name, _inference(layer))(*args, **kwargs)
         if layer.name not in copies:
@@ -153,4 +119,6 @@ def inference_graph(model: QuantizedModel) -> keras.Model:
         return copies[layer.name](*args, **kwargs)
 
     inputs, outputs = graph.rebuild(source, convert)
+    if streaming:
+        inputs, outputs = [*tf.nest.flatten(inputs), *states.inputs], [*tf.nest.flatten(outputs), *states.outputs]
     return keras.Model(tf.nest.flatten(inputs), tf.nest.flatten(outputs), name=model.name)

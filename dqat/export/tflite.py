@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.lite.python import convert as tflite_convert
 from tensorflow.lite.python.optimize import calibrator
 
 from dqat import integer
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
-from dqat.export.float_graph import gate_weights, inference_graph
+from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
+from dqat.export.quantizer import ExportError, quantize
+from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.keras_api import keras
 from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
@@ -25,10 +26,6 @@ from dqat.quantizers import Quantizer
 _SCALE_TOLERANCE = 1e-6
 #: Operators with int8 kernels that the converter's quantizer doesn't know of.
 _KNOW_INT8 = ("ELU", "GELU")
-
-
-class ExportError(RuntimeError):
-    """The file would not be what was trained; nothing is written."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,9 @@ class ExportReport:
     fallbacks: tuple[Fallback, ...] = ()
 
 
-def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = "tflite") -> ExportReport:
+def export_tflite(
+    model: keras.Model, path: str | os.PathLike, *, target: str = "tflite", streaming: bool = False
+) -> ExportReport:
     """Writes a trained quantization-aware model as an integer-only TFLite file, batch size 1.
 
     Inputs and outputs are int8. LSTMs become UNIDIRECTIONAL_SEQUENCE_LSTM with an int16 cell state. The file
@@ -63,6 +62,10 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
         path: the file to write; replaced where it exists.
         target: where the file is to run: "tflite" (its interpreter), "edgetpu" (Coral), "nnapi" (Android) or
             "microcontroller" (TFLite Micro). The file is the same; the report says what falls back there.
+        streaming: the file takes one frame a call (input [1, 1, features]) and goes on where the last call ended;
+            its outputs are those of the whole-sequence file. Each LSTM operator keeps its states in variables, which
+            the interpreter resets; other cells take their states as int8 inputs and give them as outputs.
+            `dqat.streaming.Stream` runs it.
 
     Returns:
         An `ExportReport`.
@@ -76,7 +79,9 @@ def export_tflite(model: keras.Model, path: str | os.PathLike, *, target: str = 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_ranges(model)
-    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model))))
+    if not streaming:
+        require_no_masks(model)
+    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model, streaming))))
     flatbuffer.order_by_name()
     parameters = _settle(model, flatbuffer)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
@@ -135,21 +140,30 @@ def _expected(quantizer: Quantizer) -> tuple[float, int]:
     return float(found["scale"]), int(found["zero_point"])
 
 
-def _match_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, object]:
-    """The file's LSTM operators by layer name, recognised by their recurrent weights: names get lost."""
-    found = {}
-    for layer in model.layers:
-        if not isinstance(layer, QuantizedLSTM):
-            continue
+def _match_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tuple[QuantizedLSTM, object]]:
+    """The layers and the file's LSTM operators, recognised by their recurrent weights: names get lost."""
+    found = []
+    for path, layer in fused_lstms(model).items():
         units = layer.layer.units
         weights = gate_weights(layer)["recurrent_kernel"][:, :units].T
         for lstm in flatbuffer.lstms():
             stored = flatbuffer.constant(lstm.inputs[LstmTensors.RECURRENT_WEIGHTS[0]])
             if stored.shape == weights.shape and np.array_equal(stored, weights):
-                found[layer.name] = lstm
-        if layer.name not in found:
-            raise ExportError(f"layer {layer.name!r} did not become a UNIDIRECTIONAL_SEQUENCE_LSTM operator")
+                found.append((layer, lstm))
+                break
+        else:
+            raise ExportError(f"layer {path!r} did not become a UNIDIRECTIONAL_SEQUENCE_LSTM operator")
     return found
+
+
+def _places(layer: QuantizedLSTM, lstm: object) -> dict[Quantizer, list[int]]:
+    """Where an LSTM operator has the ranges of its states."""
+    hidden = [
+        lstm.outputs[0],
+        lstm.inputs[LstmTensors.HIDDEN_STATE],
+        lstm.intermediates[LstmTensors.EFFECTIVE_HIDDEN_SCALE],
+    ]
+    return {layer.hidden: hidden, layer.cell_state: [lstm.inputs[LstmTensors.CELL_STATE]]}
 
 
 def _to_integers(model: keras.Model, content: bytes) -> bytes:
@@ -160,20 +174,16 @@ def _to_integers(model: keras.Model, content: bytes) -> bytes:
     an error.
     """
     flatbuffer = Flatbuffer(calibrator.add_intermediate_tensors(content))
-    for name, lstm in _match_lstms(model, flatbuffer).items():
-        layer = model.get_layer(name)
-        for index in (
-            lstm.outputs[0],
-            lstm.inputs[LstmTensors.HIDDEN_STATE],
-            lstm.intermediates[LstmTensors.EFFECTIVE_HIDDEN_SCALE],
-        ):
-            flatbuffer.set_range(index, *_nudged(layer.hidden))
-        flatbuffer.set_range(lstm.inputs[LstmTensors.CELL_STATE], *_nudged(layer.cell_state))
-    quantized = Flatbuffer(
-        tflite_convert.mlir_quantize(flatbuffer.to_bytes(), input_data_type=tf.int8, output_data_type=tf.int8)
-    )
+    for layer, lstm in _match_lstms(model, flatbuffer):
+        for quantizer, indices in _places(layer, lstm).items():
+            for index in indices:
+                flatbuffer.set_range(index, *_nudged(quantizer))
+    flatbuffer.pass_ranges_on()
+    in_child = any(is_unrolled(layer) for layer in model.layers)
+    quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=in_child))
     quantized.close_islands(_KNOW_INT8)
     quantized.drop_float_intermediates()
+    quantized.share_buffers()
     quantized.drop_unused_buffers()
     return quantized.to_bytes()
 
@@ -193,21 +203,16 @@ def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float
     computed = [index for index in range(len(flatbuffer.graph.tensors)) if flatbuffer.constant(index) is None]
     # Inside an LSTM it is known which tensor is whose. Elsewhere operators were fused and names merged, so the
     # range must stand at some computed tensor.
-    places: dict[str, list[int]] = {}
-    for name, lstm in _match_integer_lstms(model, flatbuffer).items():
-        places[f"{name}/hidden"] = [
-            lstm.outputs[0],
-            lstm.inputs[LstmTensors.HIDDEN_STATE],
-            lstm.intermediates[LstmTensors.EFFECTIVE_HIDDEN_SCALE],
-        ]
-        places[f"{name}/cell_state"] = [lstm.inputs[LstmTensors.CELL_STATE]]
+    places: dict[int, list[int]] = {}
+    for layer, lstm in _match_integer_lstms(model, flatbuffer):
+        for quantizer, indices in _places(layer, lstm).items():
+            places[id(quantizer)] = [*places.get(id(quantizer), []), *indices]
     parameters = {}
     for path, quantizer in named_quantizers(model):
         scale, zero_point = parameters[path] = _expected(quantizer)
-        near = [
-            index for index in places.get(path, computed) if _is_near(flatbuffer.parameters(index), scale, zero_point)
-        ]
-        if len(near) < len(places.get(path, [None])):
+        known = places.get(id(quantizer))
+        near = [index for index in known or computed if _is_near(flatbuffer.parameters(index), scale, zero_point)]
+        if len(near) < len(known or [None]):
             raise ExportError(f"the file lacks the trained scale {scale} and zero point {zero_point} of {path}")
         for index in near:
             flatbuffer.set_scale(index, scale)
@@ -256,29 +261,30 @@ def _stored(layer: QuantizeWrapper, role: str, codes: np.ndarray) -> np.ndarray:
     return np.moveaxis(codes, layer.weight_specs()[role].axis or -1, 0)
 
 
-def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, object]:
-    """The integer file's LSTM operators by layer name; all weights must be the trained ones."""
+def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tuple[QuantizedLSTM, object]]:
+    """The layers and the integer file's LSTM operators; all weights of the model must be the trained ones."""
+    found = []
+    for path, layer in fused_lstms(model).items():
+        codes = _codes(layer)
+        trained = [codes[role][:, gate].T for role in ("kernel", "recurrent_kernel") for gate in range(4)]
+        for lstm in flatbuffer.lstms():
+            stored = [
+                flatbuffer.constant(lstm.inputs[place])
+                for place in (*LstmTensors.INPUT_WEIGHTS, *LstmTensors.RECURRENT_WEIGHTS)
+            ]
+            if all(np.array_equal(a, b) for a, b in zip(stored, trained, strict=True)):
+                found.append((layer, lstm))
+                break
+        else:
+            raise ExportError(f"the file has no LSTM with the trained weights of {path!r}")
+    fused = {path.partition("/")[0] for path in fused_lstms(model)}
     constants: dict[int, list[np.ndarray]] = {}
     for constant in flatbuffer.constants():
         constants.setdefault(constant.size, []).append(constant.reshape(-1))
-    found = {}
     for layer in model.layers:
-        if not isinstance(layer, QuantizedLayer):
+        if not isinstance(layer, QuantizedLayer) or layer.name in fused:
             continue
-        codes = _codes(layer)
-        if isinstance(layer, QuantizedLSTM):
-            for lstm in flatbuffer.lstms():
-                stored = [
-                    flatbuffer.constant(lstm.inputs[place])
-                    for place in (*LstmTensors.INPUT_WEIGHTS, *LstmTensors.RECURRENT_WEIGHTS)
-                ]
-                trained = [codes[role][:, gate].T for role in ("kernel", "recurrent_kernel") for gate in range(4)]
-                if all(np.array_equal(a, b) for a, b in zip(stored, trained, strict=True)):
-                    found[layer.name] = lstm
-            if layer.name not in found:
-                raise ExportError(f"the file has no LSTM with the trained weights of {layer.name!r}")
-            continue
-        for role, code in codes.items():
+        for role, code in _codes(layer).items():
             stored = _stored(layer, role, code).reshape(-1)
             if not any(np.array_equal(constant, stored) for constant in constants.get(stored.size, [])):
                 raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")

@@ -1,8 +1,20 @@
 """Layers that simulate integer inference while they train."""
 
 from dqat.layers.arithmetic import Arithmetic
+from dqat.layers.bidirectional import QuantizedBidirectional
+from dqat.layers.cells import point
 from dqat.layers.lstm import QuantizedLSTM
+from dqat.layers.recurrent import QuantizedRNN
 from dqat.layers.steps import QuantizedSteps
 from dqat.layers.wrapper import QuantizedLayer, QuantizeWrapper
 
-__all__ = ["Arithmetic", "QuantizeWrapper", "QuantizedLSTM", "QuantizedLayer", "QuantizedSteps"]
+__all__ = [
+    "Arithmetic",
+    "QuantizeWrapper",
+    "QuantizedBidirectional",
+    "QuantizedLSTM",
+    "QuantizedLayer",
+    "QuantizedRNN",
+    "QuantizedSteps",
+    "point",
+]

@@ -4,17 +4,44 @@ from typing import Any
 
 import tensorflow as tf
 
-from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.lstm_sequence import lstm_sequence
-from dqat.layers.wrapper import QuantizedLayer
+from dqat.keras_api import register
+from dqat.layers.cells import CellForm, State
+from dqat.layers.lstm_sequence import CELL_CLIP, GATE_MAX, GATE_MIN, GATES, lstm_sequence
+from dqat.layers.recurrent import QuantizedRNN
 from dqat.quantizers import Quantizer
-from dqat.specs import QuantizerSpec
 
-_GATES = 4  # in Keras' order: input, forget, cell, output
+
+class FusedLSTMForm(CellForm):
+    """`LSTMCell` as TFLite's integer operator computes it, all gates in 16 bits."""
+
+    is_one_operator = True
+
+    def matrices(self) -> dict[str, tf.Tensor]:
+        """Both kernels as [inputs, gates, units]."""
+        found = super().matrices()
+        return {role: tf.reshape(weight, [-1, GATES, self.cell.units]) for role, weight in found.items()}
+
+    def _flat(self, weight: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(weight, [-1, GATES * self.cell.units])
+
+    def project(self, x, run):
+        """The inputs' share of the gates, not quantized: the operator sums it up in 16 bits."""
+        projected = tf.matmul(x, self._flat(run.weights["kernel"]))
+        return projected + run.weights["bias"] if "bias" in run.weights else projected
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        h, c = states
+        gates = projected + tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
+        i, f, g, o = tf.split(tf.clip_by_value(gates, GATE_MIN, GATE_MAX), GATES, axis=-1)
+        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
+        c = run.point("cell_state", tf.clip_by_value(c, -CELL_CLIP, CELL_CLIP), kind="cell_state")
+        h = run.point("hidden", tf.sigmoid(o) * tf.tanh(c))
+        return h, (h, c)
 
 
 @register("dqat")
-class QuantizedLSTM(QuantizedLayer):
+class QuantizedLSTM(QuantizedRNN):
     """Simulates TFLite's integer LSTM (int8 inputs, weights and hidden state, int16 cell state) in float32.
 
     Quantization points, as in `lite/kernels/lstm_eval.cc`, LstmEval8x8_16: each gate's two weight matrices
@@ -22,94 +49,44 @@ class QuantizedLSTM(QuantizedLayer):
     scale, clipped at ±10; the hidden state int8 with one range for all timesteps and the output. The input
     must be quantized by the layer before.
 
-    States are quantized with the ranges known at the start of the step, in every sync mode: a range that
-    changed inside the recurrence would have no counterpart in the integer kernel.
-
     Args:
-        layer: a `keras.layers.LSTM` with tanh and sigmoid, without state output, reversal or dropout.
-        gate_kernel: quantizer of the kernels, seen as [inputs, gates, units].
-        hidden: quantizer of the hidden state.
+        layer: a `keras.layers.LSTM` with tanh and sigmoid, which neither takes states nor returns them: the
+            operator's cell state is its own.
+        weight: quantizer of the kernels, seen as [inputs, gates, units].
+        activation: quantizer of the hidden state.
+        observer: how ranges are found.
         cell_state: quantizer of the cell state.
     """
 
-    def __init__(
-        self,
-        layer: keras.layers.LSTM,
-        gate_kernel: QuantizerSpec,
-        hidden: Quantizer,
-        cell_state: Quantizer,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(layer, **kwargs)
-        self.gate_kernel = gate_kernel
-        self.hidden = hidden
-        self.cell_state = cell_state
+    def _form(self) -> CellForm:
+        return FusedLSTMForm(self.layer.cell)
 
-    def build(self, input_shape: Any) -> None:
-        """Builds the float LSTM and the quantizers."""
-        if not self.layer.built:
-            with tf.name_scope(self.layer.name):
-                # Keras' RNN takes a list for the shapes of several inputs, and a saved shape is a list.
-                self.layer.build(tf.TensorShape(input_shape))
-            self.layer.built = True
-        for quantizer in (self.hidden, self.cell_state):
-            quantizer.build([None, self.layer.units])
-        super().build(input_shape)
-
-    def quantizers(self) -> dict[str, Quantizer]:
-        """Those of the hidden state (also the output) and of the cell state."""
-        return {"hidden": self.hidden, "cell_state": self.cell_state}
-
-    def weight_specs(self) -> dict[str, QuantizerSpec]:
-        """Both kernels, per gate."""
-        return {"kernel": self.gate_kernel, "recurrent_kernel": self.gate_kernel}
-
-    def weight_values(self) -> dict[str, tf.Tensor]:
-        """Both kernels as [inputs, gates, units]."""
-        cell = self.layer.cell
-        return {
-            role: tf.reshape(weight, [-1, _GATES, self.layer.units])
-            for role, weight in (("kernel", cell.kernel), ("recurrent_kernel", cell.recurrent_kernel))
-        }
-
-    def call(self, inputs: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
-        """Runs the sequence.
-
-        Args:
-            inputs: float32 [batch, time, features], quantized.
-            training: records ranges where true.
-
-        Returns:
-            float32 [batch, time, units], or [batch, units] without `return_sequences`.
-        """
-        weights = (tf.reshape(w, [-1, _GATES * self.layer.units]) for w in self.quantized_weights().values())
-        outputs, (last, _), (hidden_record, cell_record) = lstm_sequence(
-            inputs,
+    def _sequence(self, x: tf.Tensor, states: State, mask: tf.Tensor | None, training: Any) -> Any:
+        if self.layer.cell.recurrent_dropout:
+            return super()._sequence(x, states, mask, training)
+        weights = (tf.reshape(weight, [-1, GATES * self.layer.units]) for weight in self.quantized_weights().values())
+        outputs, states, records = lstm_sequence(
+            x,
             tuple(weights),
             self.layer.cell.bias if self.layer.use_bias else None,
             self.hidden,
             self.cell_state,
+            initial_state=states if self.layer.stateful else None,
+            mask=mask,
+            go_backwards=self.layer.go_backwards,
         )
         if training is not None and training is not False:
-            self.hidden.submit(hidden_record, training)
-            self.cell_state.submit(cell_record, training)
-        return outputs if self.layer.return_sequences else last
+            for quantizer, record in zip((self.hidden, self.cell_state), records, strict=True):
+                quantizer.submit(record, training)
+        # The last output is the last hidden state, and stays it through masked steps.
+        return outputs, states[0], states
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """That of the LSTM."""
-        return self.layer.compute_output_shape(input_shape)
+    @property
+    def hidden(self) -> Quantizer:
+        """The quantizer of the hidden state, which is the output."""
+        return self.points["hidden"]
 
-    def get_config(self) -> dict[str, Any]:
-        """The LSTM and its quantizers."""
-        return {
-            **super().get_config(),
-            "gate_kernel": serialize(self.gate_kernel),
-            "hidden": serialize(self.hidden),
-            "cell_state": serialize(self.cell_state),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "QuantizedLSTM":
-        """The inverse of `get_config`."""
-        names = ("layer", "gate_kernel", "hidden", "cell_state")
-        return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
+    @property
+    def cell_state(self) -> Quantizer:
+        """The quantizer of the cell state."""
+        return self.points["cell_state"]

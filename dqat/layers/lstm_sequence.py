@@ -7,10 +7,10 @@ from dqat.observers import LearnedStep, Record, merge_records
 from dqat.quantizers import Quantizer
 
 # Gate pre-activations are Q3.12: 16 bits with 12 of fraction, saturating.
-_GATE_MIN, _GATE_MAX = -8.0, 8.0 - 2.0**-12
+GATE_MIN, GATE_MAX = -8.0, 8.0 - 2.0**-12
 # The fused op that the converter makes of a Keras LSTM carries this clip.
-_CELL_CLIP = 10.0
-_GATES = 4  # in Keras' order: input, forget, cell, output
+CELL_CLIP = 10.0
+GATES = 4  # in Keras' order: input, forget, cell, output
 
 State = tuple[tf.Tensor, tf.Tensor]
 #: Outputs, the last (hidden, cell), and the records of both.
@@ -127,9 +127,9 @@ def composed(
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
         gates = projected[t] + tf.matmul(h, recurrent)
-        i, f, g, o = tf.split(tf.clip_by_value(gates, _GATE_MIN, _GATE_MAX), _GATES, axis=-1)
+        i, f, g, o = tf.split(tf.clip_by_value(gates, GATE_MIN, GATE_MAX), GATES, axis=-1)
         new_c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        new_c = tf.clip_by_value(new_c, -_CELL_CLIP, _CELL_CLIP)
+        new_c = tf.clip_by_value(new_c, -CELL_CLIP, CELL_CLIP)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
         new_h, h_record = tracked(hidden, tf.sigmoid(o) * tf.tanh(new_c), hidden_in_use, t)
         output = new_h if mask is None else tf.where(mask[t], new_h, output)

@@ -113,6 +113,7 @@ class QuantizeWrapper(QuantizedLayer):
         super().__init__(layer, **kwargs)
         self._weight_specs = dict(weights or {})
         self.output_quantizer = output
+        self.supports_masking = layer.supports_masking
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layer and the quantizer."""
@@ -220,6 +221,10 @@ class QuantizeWrapper(QuantizedLayer):
             weights["bias"] = (weights.get("bias", 0.0) - self.norm.moving_mean.numpy()) * factor + shift
             weights["use_bias"] = True
         return weights
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """That of the layer."""
+        return self.layer.compute_mask(inputs, mask)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the layer."""

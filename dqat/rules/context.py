@@ -47,6 +47,11 @@ class Context:
     shared: SharedRange | None = None
     calls: tuple[Call, ...] = ()
 
+    @property
+    def has_initial_state(self) -> bool:
+        """Whether a recurrent layer is called with initial states beside its input."""
+        return any(len(call.inputs) > 1 for call in self.calls)
+
     def quantizer(self, role: str, fixed: Fixed | None = None) -> Quantizer:
         """A quantizer of activations inside a layer."""
         return Quantizer(self.scheme.activation, fixed or self.scheme.observer, name=role)

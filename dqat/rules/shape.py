@@ -24,6 +24,7 @@ _MOVING = (
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.Flatten,
+    layers.Masking,
     layers.Reshape,
     layers.Permute,
     layers.RepeatVector,

@@ -1,0 +1,226 @@
+"""Recurrent layers in the float graph that the converter reads: TFLite's LSTM operator, or one cell after another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dqat.export.quantizer import ExportError
+from dqat.keras_api import keras
+from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
+from dqat.layers.bidirectional import merge_directions
+from dqat.quantizers import Quantizer
+
+
+def _bounds(quantizer: Quantizer) -> tuple[float, float]:
+    with tf.init_scope():  # out of the graph that is being built
+        return tuple(bound.numpy().item() for bound in quantizer.range())
+
+
+def fake_quant(x: tf.Tensor, quantizer: Quantizer, factor: float = 1.0) -> tf.Tensor:
+    """TensorFlow's own fake-quant, with `factor` times the quantizer's present range as a constant."""
+    spec, (low, high) = quantizer.spec, _bounds(quantizer)
+    return tf.quantization.fake_quant_with_min_max_args(
+        x, factor * low, factor * high, num_bits=spec.num_bits, narrow_range=spec.narrow_range
+    )
+
+
+class Run(keras.layers.Layer):
+    """Runs a function that has no variables, so that a functional model can hold it."""
+
+    def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._function = tf.autograph.experimental.do_not_convert(function)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function gives."""
+        kwargs.pop("training", None)
+        return self._function(*args, **kwargs)
+
+
+def fused_lstms(model: keras.Model) -> dict[str, QuantizedLSTM]:
+    """The layers that become TFLite's LSTM operator, by path."""
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, QuantizedLSTM):
+            found[layer.name] = layer
+        elif isinstance(layer, QuantizedBidirectional) and layer.is_fused:
+            found |= {f"{layer.name}/{name}": direction for name, direction in layer.directions().items()}
+    return found
+
+
+def is_unrolled(layer: keras.layers.Layer) -> bool:
+    """Whether the layer becomes one cell after another."""
+    return (isinstance(layer, QuantizedRNN) and not isinstance(layer, QuantizedLSTM)) or (
+        isinstance(layer, QuantizedBidirectional) and not layer.is_fused
+    )
+
+
+def require_no_masks(model: keras.Model) -> None:
+    """Raises ExportError for recurrent layers that are called with a mask."""
+    masked = [layer.name for layer in model.layers if any(one.is_masked for one in _recurrent(layer))]
+    if masked:
+        raise ExportError(
+            f"the mask of {', '.join(masked)} has no place in a file for whole sequences, where every frame counts. "
+            "Export with streaming=True, and feed the frames that are no padding"
+        )
+
+
+def _recurrent(layer: keras.layers.Layer) -> list[QuantizedRNN]:
+    if isinstance(layer, QuantizedBidirectional):
+        return list(layer.directions().values())
+    return [layer] if isinstance(layer, QuantizedRNN) else []
+
+
+def gate_weights(layer: QuantizedLSTM) -> dict[str, np.ndarray]:
+    """The fake-quantized kernels of an LSTM as Keras shapes them, [inputs, 4 * units]."""
+    return {role: weight.numpy().reshape(weight.shape[0], -1) for role, weight in layer.quantized_weights().items()}
+
+
+class StreamStates:
+    """The states that a streaming file takes and gives: Keras tensors [1, units], in the same order."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+
+
+#: What computes each frame by itself.
+_FRAMEWISE = (
+    *("Dense", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "BatchNormalization", "Rescaling"),
+    *("Normalization", "LayerNormalization", "Add", "Subtract", "Multiply", "Dropout", "Masking"),
+)
+
+
+def require_framewise(layer: keras.layers.Layer, inputs: Any) -> None:
+    """Raises ExportError for a layer that mixes the frames of a sequence."""
+    inner = getattr(layer, "layer", layer)
+    sees_frames = any(tensor.shape.rank > 2 for tensor in tf.nest.flatten(inputs))
+    if sees_frames and not isinstance(layer, Quantizer) and type(inner).__name__ not in _FRAMEWISE:
+        raise ExportError(
+            f"layer {layer.name!r} ({type(inner).__name__}) may look at several frames: it can't run frame by frame. "
+            "Export the whole sequence, or put the layer behind the recurrent ones"
+        )
+
+
+def recurrent_graph(
+    layer: QuantizedRNN | QuantizedBidirectional, inputs: Any, stream: StreamStates | None = None
+) -> Any:
+    """What stands for a recurrent layer in the float graph.
+
+    Args:
+        layer: trained.
+        inputs: its inputs there: Keras tensors of batch size 1.
+        stream: where the states of an unrolled layer go, in a graph of one frame; None for whole sequences.
+
+    Returns:
+        Its outputs there.
+
+    Raises:
+        ExportError: for a layer that has to know the end of the sequence first, in a graph of one frame.
+    """
+    if stream is not None and (isinstance(layer, QuantizedBidirectional) or layer.layer.go_backwards):
+        raise ExportError(f"layer {layer.name!r} runs from the end of the sequence: it can't run frame by frame")
+    if isinstance(layer, QuantizedLSTM):
+        return _fused(layer, inputs)
+    if isinstance(layer, QuantizedRNN):
+        if stream is None:
+            return Run(_Unrolled(layer), name=layer.name)(inputs)
+        return _one_frame(layer, inputs, stream)
+    x, *states = tf.nest.flatten(inputs)
+    half = len(states) // 2
+    parts = {"forward": [x, *states[:half]], "backward": [x, *states[half:]]}
+    forward, backward = (
+        recurrent_graph(direction, parts[name] if states else x) for name, direction in layer.directions().items()
+    )
+    quantizer, mode = layer.output_quantizer, layer.layer.merge_mode
+
+    def merged(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+        if mode == "ave":
+            # The sum on the doubled scale has the codes of the mean, so that halving rounds nothing.
+            one, other = fake_quant(one + other, quantizer, factor=2.0), 0.5
+        return fake_quant(one + other if mode == "sum" else one * other, quantizer)
+
+    return Run(lambda pair: merge_directions(layer.layer, *pair, merged), name=layer.name)([forward, backward])
+
+
+def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates) -> Any:
+    if len(tf.nest.flatten(inputs)) > 1:
+        raise ExportError(f"layer {layer.name!r} has initial states: it can't run frame by frame")
+    sizes = tf.nest.flatten(layer.layer.cell.state_size)
+    states = [
+        keras.Input(batch_input_shape=(1, size), name=f"{layer.name}_state_{index}") for index, size in enumerate(sizes)
+    ]
+    found, *after = Run(_Unrolled(layer, gives_states=True), name=layer.name)([inputs, *states])
+    stream.inputs += states
+    # An operation of its own keeps a state apart from an output that is the same tensor.
+    stream.outputs += [
+        Run(lambda x: tf.reshape(x, [1, -1]), name=f"{layer.name}_next_state_{index}")(state)
+        for index, state in enumerate(after)
+    ]
+    return [found, *after] if layer.layer.return_state else found
+
+
+def _fused(layer: QuantizedLSTM, x: Any) -> Any:
+    """A Keras LSTM in the form of which the converter makes TFLite's operator."""
+    flipped = layer.layer.go_backwards
+    if flipped:
+        x = Run(lambda tensor: tf.reverse(tensor, [1]), name=f"{layer.name}_flipped")(x)
+    copy = keras.layers.LSTM(
+        layer.layer.units, return_sequences=layer.layer.return_sequences, unit_forget_bias=False, name=layer.name
+    )
+    outputs = copy(x)
+    for role, value in gate_weights(layer).items():
+        getattr(copy.cell, role).assign(value)
+    if layer.layer.use_bias:
+        copy.cell.bias.assign(layer.layer.cell.bias)
+    return Run(lambda tensor: fake_quant(tensor, layer.hidden), name=f"{layer.name}_output")(outputs)
+
+
+class _Constants:
+    """Numerics of the export: constant weights, and constant fake-quants as points."""
+
+    is_export = True
+
+    def __init__(self, layer: QuantizedRNN) -> None:
+        self._points = layer.points
+        with tf.init_scope():
+            values = layer.quantized_weights() | layer.form.biases()
+            values = {role: value.numpy() for role, value in values.items()}
+        # One constant, used by all timesteps.
+        self.weights = {role: tf.constant(value, name=role) for role, value in values.items()}
+
+    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+        return fake_quant(value, self._points[name])  # which saturates as the limit does
+
+    def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
+        return hidden
+
+
+class _Unrolled:
+    """A recurrent layer as one cell after another, batch size 1."""
+
+    def __init__(self, layer: QuantizedRNN, gives_states: bool = False) -> None:
+        self._layer, self._gives_states = layer, gives_states or layer.layer.return_state
+
+    def __call__(self, inputs: Any) -> Any:
+        quantized, layer = self._layer, self._layer.layer
+        run = _Constants(quantized)
+        x, *states = tf.nest.flatten(inputs)
+        time, features = x.shape[1:]
+        if time is None:
+            raise ValueError(f"layer {layer.name!r} is unrolled: the model's input needs a fixed number of timesteps")
+        projected = quantized.form.project(tf.reshape(x, [time, features]), run)
+        steps = tf.unstack(tf.reshape(projected, [time, 1, projected.shape[-1]]))
+        if layer.go_backwards:
+            steps = steps[::-1]
+        if not states:
+            states = [tf.zeros([1, size]) for size in tf.nest.flatten(layer.cell.state_size)]
+        states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
+        outputs = []
+        for step in steps:
+            output, states = quantized.form.step(step, tuple(states), run)
+            outputs.append(output)
+        found = tf.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
+        return [found, *states] if self._gives_states else found

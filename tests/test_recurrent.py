@@ -1,0 +1,249 @@
+"""Every recurrent configuration, from building to parity."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import compiled
+from recurrent_models import FRAMES, FUSED, UNROLLED, MinimalGatedUnit, cell, chain, lstm
+
+import dqat
+from dqat.export.flatbuffer import Flatbuffer
+from dqat.keras_api import keras, register
+from dqat.layers import QuantizedRNN, cells
+from dqat.streaming import Stream
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def frames(speech):
+    """The last frames of the utterances: ((samples, speakers) for training, the same for testing)."""
+    return tuple((samples[:, -FRAMES:], speakers) for samples, speakers in speech)
+
+
+@pytest.fixture(scope="module", params=FUSED | UNROLLED)
+def quantized(request, frames):
+    """A model of the table, trained in float and quantization-aware."""
+    keras.utils.set_random_seed(0)
+    model = compiled((FUSED | UNROLLED)[request.param](), 1e-2)
+    model.fit(*frames[0], batch_size=27, epochs=4, verbose=0)
+    found = compiled(dqat.quantize_model(model), 1e-3)
+    found.fit(*frames[0], batch_size=27, epochs=2, verbose=0)
+    found.is_fused = request.param in FUSED
+    return found
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(quantized, frames, tmp_path):
+    quantized.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = frames[1][0][:20]
+    np.testing.assert_array_equal(loaded(x), quantized(x))
+    before, after = dqat.ranges(quantized), dqat.ranges(loaded)
+    assert before.keys() == after.keys()
+    for path, range_ in before.items():
+        np.testing.assert_array_equal(range_, after[path])
+
+
+def test_the_file_is_integer_only_and_behaves_as_the_simulation(quantized, frames, tmp_path):
+    report = dqat.export_tflite(quantized, tmp_path / "model.tflite")
+    flatbuffer = Flatbuffer(report.path.read_bytes())
+    assert flatbuffer.float_tensors() == []
+    assert ("UNIDIRECTIONAL_SEQUENCE_LSTM" in report.operators) == quantized.is_fused
+    assert not {"DEQUANTIZE", "WHILE"} & set(report.operators)
+    parity = dqat.verify(quantized, report.path, frames[1][0][:100])
+    assert parity.within_1_lsb >= 0.98
+    assert parity.same_class >= 0.95
+    assert np.ptp(parity.integer) > 1  # it says something
+
+
+def test_every_weight_and_point_is_in_the_coverage(quantized):
+    rows = [row for row in dqat.coverage(quantized).rows if row.layer == "recurrent"]
+    assert all(row.quantized for row in rows)
+    assert any("recurrent_kernel" in row.tensor for row in rows)
+    assert any(row.tensor.endswith(("hidden", "output")) for row in rows)
+
+
+@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_without_ranges_and_with_unquantized_weights_it_is_keras_layer(frames, make, monkeypatch):
+    monkeypatch.setattr(QuantizedRNN, "quantized_weights", lambda self: self.weight_values())
+    for function in tuple(cells.FIXED):
+        monkeypatch.delitem(cells.FIXED, function)
+    x = tf.constant(frames[0][0][:16])
+    for options in ({}, {"go_backwards": True}, {"return_sequences": True}):
+        model = chain(lambda options=options: make(7, **options))()
+        layer = dqat.quantize_model(model).layers[2]
+        np.testing.assert_allclose(layer(x), layer.layer(x), atol=2e-6)
+
+
+def masked_model(make):
+    inputs = keras.Input((FRAMES, 12))
+    outputs = make()(layers.Masking()(inputs))
+    return dqat.quantize_model(keras.Model(inputs, outputs))
+
+
+@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU])
+def test_masked_steps_keep_the_state_and_are_not_recorded(frames, make):
+    x = np.float32(frames[0][0][:16])
+    padded = np.concatenate([x[:, :6], np.zeros_like(x[:, 6:])], axis=1)
+    keras.utils.set_random_seed(0)
+    masked = masked_model(lambda: make(5, return_sequences=True))
+    short = dqat.quantize_model(chain(lambda: make(5, return_sequences=True))())
+    for _ in range(3):
+        masked(padded, training=True)
+    recurrent = next(layer for layer in masked.layers if isinstance(layer, QuantizedRNN))
+    other = next(layer for layer in short.layers if isinstance(layer, QuantizedRNN))
+    other.set_weights(recurrent.get_weights())
+    quantized_input = masked.layers[1](padded)
+    outputs = recurrent(quantized_input, mask=tf.constant(padded.any(-1)))
+    np.testing.assert_array_equal(outputs[:, :6], other(quantized_input[:, :6]))
+    np.testing.assert_array_equal(outputs[:, 6:], np.repeat(outputs[:, 5:6], FRAMES - 6, axis=1))
+
+
+@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU])
+def test_what_stands_in_masked_steps_enters_no_range(frames, make):
+    x = np.float32(frames[0][0][:16])
+    mask = np.ones(x.shape[:2], bool)
+    mask[:, 6:] = False
+    found = []
+    for noise in (0.0, 50.0):
+        keras.utils.set_random_seed(0)
+        model = masked_model(lambda: make(5))
+        recurrent = next(layer for layer in model.layers if isinstance(layer, QuantizedRNN))
+        for _ in range(3):
+            with model.range_sync.step(True):
+                recurrent(tf.constant(np.where(mask[..., None], x, noise), tf.float32), mask=mask, training=True)
+        found.append([quantizer.range() for quantizer in recurrent.points.values()])
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).all()
+
+
+def test_a_stateful_layer_goes_on_where_the_last_batch_ended(frames):
+    x = np.float32(frames[0][0][:8])
+    inputs = keras.Input(batch_shape=(8, 5, 12))
+    outputs = layers.LSTM(6, stateful=True)(inputs)
+    model = dqat.quantize_model(keras.Model(inputs, outputs))
+    whole = dqat.quantize_model(chain(lambda: layers.LSTM(6))())
+    model(x[:, :5], training=True)
+    model.reset_states()
+    whole.layers[2].set_weights(model.layers[2].get_weights()[: len(whole.layers[2].get_weights())])
+    whole.layers[1].set_weights(model.layers[1].get_weights())
+    model(x[:, :5])
+    second = model(x[:, 5:])
+    np.testing.assert_array_equal(second, whole.layers[2](whole.layers[1](x)))
+    model.reset_states()
+    assert not np.array_equal(model(x[:, 5:]), second)
+
+
+def test_time_major_sequences_are_those_of_batch_major_ones(frames):
+    x = tf.constant(frames[0][0][:8])
+    model = dqat.quantize_model(lstm(return_sequences=True)())
+    layer = model.get_layer("recurrent")
+    model(x, training=True)
+    turned = type(layer).from_config({**layer.get_config(), "name": "turned"})
+    turned.layer.time_major = True
+    turned.build(tf.TensorShape([FRAMES, None, 12]))
+    turned.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(turned(tf.transpose(x, [1, 0, 2])), tf.transpose(layer(x), [1, 0, 2]))
+
+
+def test_weights_are_stored_once_whatever_the_length(frames, tmp_path):
+    sizes = {}
+    for length in (10, 20):
+        inputs = keras.Input((length, 12))
+        model = dqat.quantize_model(keras.Model(inputs, layers.GRU(32)(inputs)))
+        x = np.tile(frames[0][0][:8], (1, 2, 1))[:, :length]
+        for _ in range(2):
+            model(x, training=True)
+        report = dqat.export_tflite(model, tmp_path / f"{length}.tflite")
+        flatbuffer = Flatbuffer(report.path.read_bytes())
+        matrices = [b for b in flatbuffer.model.buffers if b.data is not None and len(b.data) >= 32 * 12]
+        sizes[length] = report.size, sum(len(b.data) for b in matrices)
+    assert sizes[10][1] == sizes[20][1]
+    assert (sizes[20][0] - sizes[10][0]) / 10 < 5000  # bytes a timestep
+
+
+@register("tests")
+class Careless(MinimalGatedUnit):
+    """Forgets to mark a product."""
+
+    def call(self, inputs, states, training=None):
+        output, states = super().call(inputs, states)
+        return point_of(output * 0.5 + states[0]), states
+
+
+def point_of(value):
+    return dqat.layers.point("end", value)
+
+
+def test_an_unmarked_result_of_a_users_cell_is_refused_when_quantizing():
+    with pytest.raises(ValueError, match="the result of Mul .* is no quantization point"):
+        dqat.quantize_model(cell(lambda: Careless(4))())
+
+
+def test_an_unknown_cell_is_refused_with_the_way_out():
+    @register("tests")
+    class Unknown(layers.LSTMCell):
+        pass
+
+    with pytest.raises(dqat.UnsupportedLayerError, match=r"its cell Unknown is not known.*dqat.layers.point"):
+        dqat.quantize_model(cell(lambda: Unknown(4))())
+
+
+def test_a_masked_model_is_not_exported_as_a_whole_sequence(frames, tmp_path):
+    model = masked_model(lambda: layers.LSTM(4))
+    model(frames[0][0][:8], training=True)
+    with pytest.raises(dqat.ExportError, match="mask"):
+        dqat.export_tflite(model, tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [lambda: layers.LSTM(8, return_sequences=True), lambda: layers.LSTM(6)],
+        [lambda: layers.GRU(8, return_sequences=True), lambda: layers.Dense(5), lambda: layers.SimpleRNN(6)],
+        [lambda: layers.Masking(), lambda: layers.LSTM(6)],
+    ],
+    ids=["lstm, stacked", "gru, dense, simple rnn", "masked lstm"],
+)
+def test_a_streaming_file_gives_the_outputs_of_the_whole_sequence(frames, parts, tmp_path):
+    model = dqat.quantize_model(chain(*parts)())
+    for begin in range(0, 80, 20):
+        model(frames[0][0][begin : begin + 20], training=True)
+    stream = Stream(dqat.export_tflite(model, tmp_path / "stream.tflite", streaming=True).path)
+    assert Flatbuffer((tmp_path / "stream.tflite").read_bytes()).float_tensors() == []
+    samples = frames[1][0][:20]
+    streamed = []
+    for sample in samples:
+        stream.reset()
+        for frame in sample:
+            last = stream.step(frame)
+        streamed.append(last)
+    scale, zero_point = stream.output_parameters
+    if any(isinstance(layer, layers.Masking) for layer in model.layers):
+        expected = np.rint(model(samples) / scale) + zero_point  # there is no whole-sequence file
+        assert np.abs(expected - streamed).max() <= 1
+        return
+    whole = dqat.verify(model, dqat.export_tflite(model, tmp_path / "whole.tflite").path, samples)
+    np.testing.assert_array_equal(np.int32(streamed), np.rint(whole.integer / scale) + zero_point)
+
+
+@pytest.mark.parametrize(
+    "part, word",
+    [
+        (lambda: layers.Bidirectional(layers.LSTM(4)), "from the end of the sequence"),
+        (lambda: layers.LSTM(4, go_backwards=True), "from the end of the sequence"),
+        (lambda: layers.Flatten(), "may look at several frames"),
+    ],
+)
+def test_what_needs_the_whole_sequence_is_not_streamed(frames, part, word, tmp_path):
+    model = dqat.quantize_model(chain(part)())
+    model(frames[0][0][:8], training=True)
+    with pytest.raises(dqat.ExportError, match=word):
+        dqat.export_tflite(model, tmp_path / "model.tflite", streaming=True)
+
+
+def test_a_quantizer_that_dies_comes_back_as_an_error(monkeypatch):
+    from dqat.export import quantizer
+
+    with pytest.raises(dqat.ExportError, match="in a process of its own"):
+        quantizer.quantize(b"not a model", in_child=True)
