@@ -282,6 +282,19 @@ def test_empty_tensor_has_the_empty_record():
     assert (float(low), float(high)) == (np.inf, -np.inf)
 
 
+@pytest.mark.parametrize("shape, axis", [((0, 3), -1), ((3, 0), 0), ((2, 5, 0), 1), ((2, 5, 0), 0), ((0, 4, 7), 1)])
+def test_channels_of_an_empty_tensor_have_empty_records_and_no_gradient(shape, axis):
+    x, channels = tf.zeros(shape), shape[axis]
+    low, high = tf.fill([channels], -1.0), tf.fill([channels], 1.0)
+    for _ in range(100):  # a kernel that wrote beyond its memory would not last
+        y, *record = dqat.ops.fake_quant_track(x, low, high, axis=axis)
+    assert y.shape == shape
+    np.testing.assert_array_equal(record, [[INFINITY] * channels, [-INFINITY] * channels])
+    gradients = run(lambda *args: dqat.ops.fake_quant(*args, axis=axis), x, x, low, high)
+    assert gradients[1].shape == shape
+    np.testing.assert_array_equal(gradients[2:], np.zeros((2, channels)))
+
+
 def test_an_empty_range_passes_values_and_gradients_through(rng):
     x = rng.normal(size=(5, 3)).astype(np.float32)
     low, high = np.array([np.inf, -1, np.inf], np.float32), np.array([-np.inf, 1, -np.inf], np.float32)

@@ -8,7 +8,8 @@
 namespace dqat::core {
 GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
     : channels_(layout.channels),
-      run_(layout.interleaved() ? layout.inner : 1),
+      // At least 1: where channels are empty, they have grids all the same.
+      run_(layout.interleaved() ? std::max<int64_t>(layout.inner, 1) : 1),
       columns_(channels_ * run_),
       entries_(columns_ * plan.repeat),
       data_(new float[kFields * entries_]) {}
