@@ -81,12 +81,14 @@ def train(
 ) -> None:
     """The same for the float model and the quantized one."""
     steps = int(dataset.cardinality()) * epochs
-    model.compile(
-        strategy.optimizer(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(steps, 1)))),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(strategy.shard(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose(2))
+    with strategy.scope():
+        model.compile(
+            strategy.optimizer(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, max(steps, 1)))),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    data = strategy.fit_data(dataset)
+    model.fit(**data, epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose(2))
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Who runs the replicas: one process or Horovod, behind one wrapper."""
+"""Who runs the replicas: one process, tf.distribute or Horovod, behind one wrapper."""
 
 from dqat.distribute.elastic import ElasticState
 from dqat.distribute.strategy import Strategy

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 import tempfile
 
 import tensorflow as tf
@@ -87,13 +86,13 @@ class Checkpoints(keras.callbacks.Callback):
         """
         checkpoint = self._checkpoint(model, optimizer, step)
         if self._strategy.is_chief:
-            tf.train.CheckpointManager(checkpoint, str(self._folder), max_to_keep=self._keep).save(step)
-        elif self._strategy.engine == "tf":  # reading the variables takes part in the chief's collectives
-            aside = tempfile.mkdtemp(prefix="dqat_checkpoint_")
-            try:
-                checkpoint.write(str(pathlib.Path(aside) / "checkpoint"))
-            finally:
-                shutil.rmtree(aside)
+            self._write(checkpoint, self._folder, step)
+        elif self._strategy.engine == "tf":  # what the chief does has collectives that all workers take part in
+            with tempfile.TemporaryDirectory(prefix="dqat_checkpoint_") as aside:
+                self._write(checkpoint, pathlib.Path(aside), step)
+
+    def _write(self, checkpoint: tf.train.Checkpoint, folder: pathlib.Path, step: int) -> None:
+        tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=self._keep).save(step)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Takes the count of steps over from the model."""

@@ -37,11 +37,8 @@ def _free_ports(count):
     return ports
 
 
-def launch_workers(processes, *command, environment=None, until_first=False):
-    """Runs a command on workers of a TF_CONFIG cluster on this machine; gives their (exit status, output).
-
-    Until all have ended; or, as a cluster's manager does, until the first has, which ends the others.
-    """
+def launch_workers(processes, *command, environment=None):
+    """Runs a command on workers of a TF_CONFIG cluster on this machine; gives their (exit status, output)."""
     cluster = {"worker": [f"localhost:{port}" for port in _free_ports(processes)]}
     workers = [
         subprocess.Popen(
@@ -60,13 +57,7 @@ def launch_workers(processes, *command, environment=None, until_first=False):
     ]
     end = time.monotonic() + TIMEOUT
     try:
-        if until_first:
-            outputs = [workers[0].communicate(timeout=TIMEOUT)[0]]
-            for worker in workers[1:]:
-                worker.kill()
-                outputs.append(worker.communicate()[0])
-        else:
-            outputs = [worker.communicate(timeout=max(1.0, end - time.monotonic()))[0] for worker in workers]
+        outputs = [worker.communicate(timeout=max(1.0, end - time.monotonic()))[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import pathlib
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -284,25 +283,6 @@ def two_models(strategy, mode):
     return {"message": ""}
 
 
-def missing_rank(strategy, mode):
-    """The last process stops taking part after a step, as one that hangs does."""
-    with strategy.scope():
-        model = dqat.quantize_model(features.dense(), range_sync=mode)
-        model.compile(
-            strategy.optimizer(keras.optimizers.SGD(0.1)),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-
-    class Hang(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if strategy.rank == strategy.size - 1 and batch == 1:
-                time.sleep(1000)
-
-    data = strategy.fit_data(features.dataset(), steps=5)
-    model.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), Hang()])
-    return {}
-
-
 def outside_the_scope(strategy, mode):
     """A model that is quantized without its strategy."""
     try:
@@ -316,6 +296,6 @@ if __name__ == "__main__":
     name, mode, folder = sys.argv[1:]
     devices = [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("LOGICAL_CPUS", "1"))
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], devices)
-    strategy = dqat.distribute.Strategy(timeout=float(os.environ.get("TIMEOUT", "600")))
+    strategy = dqat.distribute.Strategy()
     found = features.features(strategy, folder) if name == "features" else globals()[name](strategy, mode)
     np.savez(pathlib.Path(folder) / f"{strategy.rank}.npz", size=strategy.size, engine=strategy.engine, **found)

@@ -1,11 +1,7 @@
 """Contract 2 of the design on every engine, real devices and processes: the bits of N replicas against those of one."""
 
-import subprocess
-
 import numpy as np
 import pytest
-
-from distributed.conftest import SCENARIOS, launch, launch_workers
 
 MODES = ["delayed", "exact"]
 ENGINES = [(engine, replicas) for engine in ("mirrored", "multiworker", "horovod") for replicas in (2, 4)]
@@ -155,26 +151,3 @@ def test_models_that_differ_are_an_error_everywhere_that_names_the_difference(ru
         message = str(process["message"])
         assert "not the same on all replicas. The first difference: rank 1 has" in message
         assert "MovingAverage(decay=0.9)" in message and "MovingAverage(decay=0.99)" in message
-
-
-def test_a_rank_that_hangs_ends_a_horovod_run_with_a_message(tmp_path):
-    done = launch(2, str(SCENARIOS), "missing_rank", "delayed", str(tmp_path), environment={"TIMEOUT": "6"})
-    assert done.returncode != 0
-    assert "Missing ranks" in done.stderr + done.stdout or "stalled" in done.stderr + done.stdout
-    assert not list(tmp_path.glob("*.npz"))
-    _no_process_is_left(tmp_path)
-
-
-def test_a_worker_that_hangs_ends_the_others_with_a_message(tmp_path):
-    done = launch_workers(
-        2, str(SCENARIOS), "missing_rank", "delayed", str(tmp_path), environment={"TIMEOUT": "6"}, until_first=True
-    )
-    status, output = done[0]
-    assert status not in (0, None)
-    assert "timed out" in output.lower() or "timeout" in output.lower() or "deadline" in output.lower(), output[-3000:]
-    _no_process_is_left(tmp_path)
-
-
-def _no_process_is_left(folder):
-    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
-    assert not found
