@@ -3,9 +3,15 @@
 python -m benchmarks.models [--json FILE] [--model NAME ...]
 """
 
+import importlib.util
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+
+if importlib.util.find_spec("tf_keras"):
+    # tfmot builds on tf_keras: all contenders do, and TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import numpy as np
 import tensorflow as tf
