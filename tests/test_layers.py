@@ -69,7 +69,7 @@ def test_ranges_that_cannot_be_one_are_named_at_once():
     model = keras.Model([first, second], keras.layers.Concatenate(name="together")([softmax, dense]))
     with pytest.raises(dqat.UnsupportedLayerError) as error:
         dqat.quantize_model(model)
-    for words in ("chances", "features", "together need one scale", "found in training", "QuantizePoint"):
+    for words in ("chances", "features", "together", "need one scale", "found in training", "QuantizePoint"):
         assert words in str(error.value)
 
 

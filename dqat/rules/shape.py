@@ -53,7 +53,7 @@ def _embedding(layer: layers.Embedding, context: Context) -> list[layers.Layer]:
 
 
 def _point(layer: QuantizePoint, context: Context) -> list[layers.Layer]:
-    return [context.output(layer, layer.name)]
+    return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
 #: What TFLite has no integer kernel for, and why.
