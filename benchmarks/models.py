@@ -3,9 +3,15 @@
 python -m benchmarks.models [--json FILE] [--model NAME ...]
 """
 
+import importlib.util
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
+
+if importlib.util.find_spec("tf_keras"):
+    # tfmot looks at this when it is imported, and takes models of tf_keras then.
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import numpy as np
 import tensorflow as tf
@@ -47,13 +53,20 @@ def training_step(model: keras.Model, size: int, batch: int) -> Callable[[], tf.
     return run
 
 
-def contenders(model: keras.Model, size: int, batch: int) -> dict[str, Callable[[], Any]]:
-    """The same weights in float, as tfmot quantizes them and as dqat does; tfmot only where it can."""
+def network(api: Any, name: str, size: int) -> Any:
+    """A network of `api.applications` with random weights; `api` is tf.keras or tf_keras."""
+    return getattr(api.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+
+
+def contenders(name: str, size: int, batch: int) -> dict[str, Callable[[], Any]]:
+    """The network in float, as tfmot quantizes it and as dqat does; tfmot only where it can."""
+    model = network(keras, name, size)
     models = {"float": model, "dqat": dqat.quantize_model(model)}
     try:
         import tensorflow_model_optimization as tfmot
+        import tf_keras
 
-        models["tfmot"] = tfmot.quantization.keras.quantize_model(model)
+        models["tfmot"] = tfmot.quantization.keras.quantize_model(network(tf_keras, name, size))
     except (ImportError, RuntimeError, ValueError) as error:
         print(f"no figure for tfmot: {error}", flush=True)
     return {name: training_step(one, size, batch) for name, one in models.items()}
@@ -69,8 +82,7 @@ def measure(name: str, size: int = SIZE, batch: int = BATCH, seconds: float = SE
         seconds: see `timing.take_turns`.
     """
     keras.backend.clear_session()
-    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
-    steps = contenders(model, size, batch)
+    steps = contenders(name, size, batch)
     for step in steps.values():  # the first step traces, and a quantizer's first step passes values through
         step()
     rounds = take_turns(steps, seconds)

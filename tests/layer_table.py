@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqat.keras_api import keras
+from dqat.layers import QuantizePoint
 
 layers = keras.layers
 
@@ -155,6 +156,9 @@ ROWS: dict[str, Row] = {
     "Permute": Row(_stack(lambda: L.Permute((3, 1, 2)))),
     "RepeatVector": Row(_stack(lambda: L.RepeatVector(3)), _VECTOR),
     "Dropout": Row(_stack(lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5))),
+    "TimeDistributed": Row(_stack(lambda: L.TimeDistributed(L.Dense(5, activation="relu"))), _SEQUENCE),
+    "reshape and transpose": Row(lambda a: tf.transpose(tf.reshape(a, (-1, 9, 12)), (0, 2, 1))),
+    "QuantizePoint": Row(lambda a, b: L.Concatenate()([QuantizePoint()(tf.sigmoid(a)), b]), _PAIR),
     "shared layer": Row(_shared),
     "nested model": Row(_nested),
 }

@@ -16,7 +16,7 @@ import tensorflow as tf
 from dqat import graph
 from dqat.export.recurrent import Run, StreamStates, fake_quant, recurrent_graph, require_framewise
 from dqat.keras_api import keras
-from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizePoint, QuantizeWrapper
 from dqat.model import QuantizedModel
 from dqat.quantizers import Quantizer
 
@@ -43,6 +43,8 @@ def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
 
 def _factor_and_shift(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
     """What a layer multiplies each channel with, and adds to it."""
+    if isinstance(layer, QuantizePoint):  # the converter would merge two quantizations without an operation between
+        return 1.0, 0.0
     if isinstance(layer, keras.layers.Rescaling):
         return layer.scale, layer.offset
     if isinstance(layer, keras.layers.Normalization):
@@ -63,7 +65,7 @@ _ABSENT = (
     keras.layers.GaussianNoise,
     keras.layers.Masking,
 )
-_AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization)
+_AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization, QuantizePoint)
 
 
 def _inference(layer: QuantizeWrapper) -> Callable[..., Any]:

@@ -37,8 +37,30 @@ _ACTIVATIONS = {
 }
 
 
+#: Operations that move values without changing them.
+MOVING = ("reshape", "transpose", "expand_dims", "squeeze", "compat.v1.squeeze", "compat.v1.transpose", "identity")
+#: Layers that do the same at every step, whether they are told so or not.
+_POINTWISE = (
+    layers.Dense,
+    layers.Activation,
+    layers.ReLU,
+    layers.ELU,
+    layers.LeakyReLU,
+    layers.Softmax,
+    layers.BatchNormalization,
+    layers.Rescaling,
+)
+
+
+def moves_values(layer: layers.Layer) -> bool:
+    """Whether the layer stands for an operation that only moves values."""
+    return type(layer).__name__ == "TFOpLambda" and layer.get_config()["function"] in MOVING
+
+
 def as_layer(call: Call) -> Call:
     """The call of a layer that computes the same; the call itself where there is none, or where it is a layer's."""
+    if isinstance(call.layer, layers.TimeDistributed) and type(call.layer.layer) in _POINTWISE:
+        return replace(call, layer=call.layer.layer, kwargs={k: v for k, v in call.kwargs.items() if k != "mask"})
     if type(call.layer).__name__ != "TFOpLambda":
         return call
     symbol = call.layer.get_config()["function"]

@@ -1,7 +1,7 @@
 """Layers that move, drop or average values: the output has the scale of the input."""
 
 from dqat.keras_api import keras
-from dqat.layers import QuantizedSteps, QuantizeWrapper
+from dqat.layers import QuantizedSteps, QuantizePoint, QuantizeWrapper
 from dqat.rules.context import Context, Rule, refuse, unchanged
 
 layers = keras.layers
@@ -52,6 +52,10 @@ def _embedding(layer: layers.Embedding, context: Context) -> list[layers.Layer]:
     return [QuantizedSteps(layer, "embedding", {"table": context.output(layer, "table")})]
 
 
+def _point(layer: QuantizePoint, context: Context) -> list[layers.Layer]:
+    return [QuantizeWrapper(layer, output=context.output(layer))]
+
+
 #: What TFLite has no integer kernel for, and why.
 _ABSENT = {
     layers.Conv3D: "TFLite's CONV_3D computes in float only",
@@ -69,6 +73,7 @@ RULES: dict[type, Rule] = {
     **dict.fromkeys(_ABSENT, _refused),
     layers.UpSampling2D: _upsampling,
     layers.Embedding: _embedding,
+    QuantizePoint: _point,
     **dict.fromkeys(_MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
     layers.GlobalAveragePooling1D: _rescaled,  # MEAN has a scale of its own

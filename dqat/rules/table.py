@@ -2,7 +2,8 @@
 
 from dqat.keras_api import keras
 from dqat.rules import activations, merging, normalization, products, recurrent, shape
-from dqat.rules.context import Context, Rule, refuse
+from dqat.rules.context import Context, Rule, refuse, unchanged
+from dqat.rules.operations import moves_values
 
 #: Exact classes, not subclasses: a subclass may compute anything.
 RULES: dict[type, Rule] = (
@@ -16,7 +17,7 @@ def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers
     Raises:
         UnsupportedLayerError: where no rule fits; the message names the layer.
     """
-    rule = RULES.get(type(layer))
+    rule = unchanged if moves_values(layer) else RULES.get(type(layer))
     if rule is None:
         known = ", ".join(sorted(cls.__name__ for cls in RULES))
         raise refuse(layer, "this layer is not supported yet", f"Supported: {known}")
@@ -25,4 +26,4 @@ def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers
 
 def keeps_range(layer: keras.layers.Layer) -> bool:
     """Whether all inputs and outputs of the layer must have one range."""
-    return type(layer) in (*shape.PASSING, *merging.SHARING) or activations.passes_range(layer)
+    return type(layer) in (*shape.PASSING, *merging.SHARING) or activations.passes_range(layer) or moves_values(layer)
