@@ -288,8 +288,9 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
         if not isinstance(layer, QuantizedLayer) or layer.name in fused:
             continue
         for role, code in _codes(layer).items():
-            if not np.any(layer.weight_values()[role]):
-                continue  # zeros have no scale, and the converter may leave them out
+            value = layer.weight_values()[role].numpy()
+            if value.ndim == 1 and np.unique(value).tolist() in ([0.0], [1.0]):
+                continue  # the converter leaves out what adds zeros or multiplies with ones
             stored = _stored(layer, role, code).reshape(-1)
             if not any(np.array_equal(constant, stored) for constant in constants.get(stored.size, [])):
                 raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")
