@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dqat import native
 
 if TYPE_CHECKING:
-    from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers
+    from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers, streaming
     from dqat.annotate import (
         QuantizeConfig,
         QuantizerFactory,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dqat.specs import QuantizerSpec, Scheme
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
-_MODULES = ("callbacks", "distribute", "integer", "layers", "observers", "ops", "quantizers")
+_MODULES = ("callbacks", "distribute", "integer", "layers", "observers", "ops", "quantizers", "streaming")
 _NAMES = {
     "Coverage": "coverage_report",
     "ExportError": "export",
@@ -106,5 +106,6 @@ __all__ = [
     "quantize_scope",
     "quantizers",
     "ranges",
+    "streaming",
     "verify",
 ]

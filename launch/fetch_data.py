@@ -18,6 +18,11 @@ SOURCES = {
         "dbffc6731d2d683b668dceb5e2bbc5804bebc8446b4c580803a281684d90e4ae",
         "sktime/datasets/data/JapaneseVowels/",
     ),
+    "Watch": (
+        "seglearn==1.2.5",
+        "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+        "seglearn/data/",
+    ),
 }
 
 # Data set -> the Debian package that ships it, its checksum, and the folder inside.

@@ -211,6 +211,13 @@ class Flatbuffer:
             entries.sort(key=lambda entry: entry.name)
             indices[:] = [entry.tensorIndex for entry in entries]
 
+    def shorten_names(self) -> None:
+        """Numbers the tensors inside: in a long graph their names weigh more than anything else."""
+        ends = {*self.graph.inputs, *self.graph.outputs}
+        for index, tensor in enumerate(self.graph.tensors):
+            if index not in ends:
+                tensor.name = str(index).encode()
+
     def share_buffers(self) -> None:
         """Stores equal constants once: the quantizer makes one for each operator that uses it."""
         first: dict[bytes, int] = {}

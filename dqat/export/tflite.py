@@ -179,8 +179,10 @@ def _to_integers(model: keras.Model, content: bytes) -> bytes:
             for index in indices:
                 flatbuffer.set_range(index, *_nudged(quantizer))
     flatbuffer.pass_ranges_on()
-    in_child = any(is_unrolled(layer) for layer in model.layers)
-    quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=in_child))
+    is_long = any(is_unrolled(layer) for layer in model.layers)
+    quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
+    if is_long:
+        quantized.shorten_names()
     quantized.close_islands(_KNOW_INT8)
     quantized.drop_float_intermediates()
     quantized.share_buffers()
@@ -229,15 +231,16 @@ def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:
     values, ranges = layer.quantized_weights(), layer.weight_ranges()
     for role, spec in layer.weight_specs().items():
         low, high = ranges[role]
-        scale = integer.quantization_parameters(
+        found = integer.quantization_parameters(
             low.numpy(), high.numpy(), num_bits=spec.num_bits, narrow_range=spec.narrow_range
-        )["scale"]
+        )
+        scale, zero_point = found["scale"], found["zero_point"]
         if spec.axis is not None:
             shape = np.ones(values[role].shape.rank, int)
             shape[spec.axis] = -1
-            scale = scale.reshape(shape)
+            scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
         safe = np.where(scale == 0, 1, scale)
-        codes[role] = np.rint(_on_grid(layer, role, values[role].numpy()) / safe).astype(np.int8)
+        codes[role] = (np.rint(_on_grid(layer, role, values[role].numpy()) / safe) + zero_point).astype(np.int8)
     return codes
 
 
@@ -285,6 +288,9 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
         if not isinstance(layer, QuantizedLayer) or layer.name in fused:
             continue
         for role, code in _codes(layer).items():
+            value = layer.weight_values()[role].numpy()
+            if value.ndim == 1 and np.unique(value).tolist() in ([0.0], [1.0]):
+                continue  # the converter leaves out what adds zeros or multiplies with ones
             stored = _stored(layer, role, code).reshape(-1)
             if not any(np.array_equal(constant, stored) for constant in constants.get(stored.size, [])):
                 raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")

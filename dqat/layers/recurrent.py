@@ -233,8 +233,9 @@ class QuantizedRNN(QuantizedLayer):
         return dict(self.points)
 
     def weight_specs(self) -> dict[str, QuantizerSpec]:
-        """The same for all weights."""
-        return dict.fromkeys(self.form.matrices(), self.weight)
+        """Matrices as `weight` says; vectors, which TFLite takes for activations, as `activation` does."""
+        found = self.form.matrices()
+        return {role: self.weight if value.shape.rank > 1 else self.activation for role, value in found.items()}
 
     def weight_values(self) -> dict[str, tf.Tensor]:
         """As the form sees them."""

@@ -236,6 +236,29 @@ def training_of_learned_steps(strategy, mode):
     }
 
 
+def training_of_recurrent_layers(strategy, mode):
+    """20 real steps of a bidirectional LSTM and a GRU behind a mask: the silence before the utterances."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    inputs = outputs = keras.Input((29, 12))
+    for layer in (layers.Masking(), layers.Bidirectional(layers.LSTM(8, return_sequences=True)), layers.GRU(8)):
+        outputs = layer(outputs)
+    with strategy.scope():
+        model = dqat.quantize_model(keras.Model(inputs, layers.Dense(9)(outputs)), range_sync=mode)
+        model.compile(
+            strategy.optimizer(keras.optimizers.Adam(3e-3)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        )
+    keeper = RangesEachStep(strategy)
+    callbacks = [*strategy.callbacks(), keeper]
+    model.fit(batches(strategy, 50), steps_per_epoch=STEPS, verbose=0, callbacks=callbacks)
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "collectives": model.range_sync.collectives_per_step,
+    }
+
+
 def nan_on_the_last_replica(strategy, mode):
     """The message that each process gets, and what the step left behind."""
     keras.utils.set_random_seed(0)

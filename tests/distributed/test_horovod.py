@@ -30,6 +30,14 @@ def test_both_ranks_hold_identical_bits_after_every_step(run_scenario, mode):
     np.testing.assert_array_equal(bits(first["weights"]), bits(second["weights"]))
 
 
+def test_recurrent_layers_have_identical_ranges_on_both_ranks(run_scenario):
+    first, second = run_scenario("training_of_recurrent_layers", 2, "delayed")
+    np.testing.assert_array_equal(bits(first["ranges"]), bits(second["ranges"]))
+    assert first["identical"].all() and second["identical"].all()
+    assert np.isfinite(first["ranges"]).all()
+    assert int(first["collectives"]) == 1
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_with_fixed_weights_ranges_are_those_of_one_process_on_the_whole_batch(run_scenario, mode):
     (whole,) = run_scenario("fixed_weights", 1, mode)

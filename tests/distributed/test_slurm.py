@@ -38,7 +38,7 @@ def test_the_template_trains_two_tasks_to_the_end(cluster, tmp_path):
     assert (state, code) == ("COMPLETED", "0:0"), output[-4000:]
     assert "2 replicas (tf)" in output
     assert output.count("ranges identical bits on all ranks") == 1
-    assert (tmp_path / "speaker_0.tflite").stat().st_size > 1000
+    assert (tmp_path / "speech_lstm_0.tflite").stat().st_size > 1000
 
 
 def test_a_task_that_fails_ends_the_job(cluster, tmp_path):
