@@ -1,6 +1,6 @@
 # make demo      sets everything up and runs the main job
 # make test      sets everything up and runs the tests
-# make bench     sets everything up, times the ops and range sync; rows and plots go to out/
+# make bench     sets everything up, times the ops, recurrent layers and range sync; rows and plots go to out/
 # make slurm-test    sets everything up and runs a job on a real Slurm of one node (Debian's slurm-wlm, as root)
 # make elastic-test  sets everything up and kills ten workers of an elastic job
 # make sanitize   runs the core's C++ tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
@@ -34,6 +34,7 @@ test: setup lint
 bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
 	python -m benchmarks.distribution --json out/distribution.json --plot out/distribution.png
+	python -m benchmarks.recurrent --json out/recurrent.json
 
 slurm-test: setup
 	python -m pytest tests/distributed/test_slurm.py

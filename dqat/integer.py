@@ -123,3 +123,98 @@ def fully_connected(
         lowest=lowest,
         highest=highest,
     )
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """gemmlowp's fixed-point 1 / (1 + e^-x), an approximation.
+
+    Args:
+        x: int16, Q3.12: units of 2^-12.
+
+    Returns:
+        int16 like `x`, Q0.15: units of 2^-15.
+
+    Raises:
+        TypeError: where `x` is not int16.
+    """
+    return native.module.logistic(x)
+
+
+def tanh(x: np.ndarray, *, integer_bits: int) -> np.ndarray:
+    """gemmlowp's fixed-point tanh, an approximation.
+
+    Args:
+        x: int16 in units of 2^(integer_bits - 15).
+        integer_bits: 0 to 6.
+
+    Returns:
+        int16 like `x`, Q0.15.
+
+    Raises:
+        ValueError: for another number of bits.
+        TypeError: where `x` is not int16.
+    """
+    return native.module.tanh(x, integer_bits=integer_bits)
+
+
+def lstm(
+    input: np.ndarray,
+    input_weights: np.ndarray,
+    recurrent_weights: np.ndarray,
+    bias: np.ndarray,
+    *,
+    input_scale: float,
+    input_zero_point: int,
+    input_weight_scales: np.ndarray,
+    recurrent_weight_scales: np.ndarray,
+    hidden_scale: float,
+    hidden_zero_point: int,
+    cell_scale: float,
+    cell_clip: float = 10.0,
+    hidden: np.ndarray | None = None,
+    cell: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """TFLite's integer UNIDIRECTIONAL_SEQUENCE_LSTM, without peephole, projection or layer norm, to the bit.
+
+    Gates are in TFLite's and Keras' order: input, forget, cell, output. After `lite/kernels/lstm_eval.cc`.
+
+    Args:
+        input: int8 [batch, time, inputs].
+        input_weights: int8 [4, units, inputs], symmetric.
+        recurrent_weights: int8 [4, units, units], symmetric.
+        bias: int32 [4, units] at scale input_scale * input_weight_scales.
+        input_scale: positive.
+        input_zero_point: of `input`.
+        input_weight_scales: positive, [4].
+        recurrent_weight_scales: positive, [4].
+        hidden_scale: positive; of the hidden state, which is the output.
+        hidden_zero_point: of the hidden state.
+        cell_scale: a power of two from 2^-15 to 2^-9.
+        cell_clip: where the cell state is clipped, as a real value; 0 for nowhere.
+        hidden: int8 [batch, units], before the first timestep; None for zeros (the zero point).
+        cell: int16 [batch, units], before the first timestep; None for zeros.
+
+    Returns:
+        The output, int8 [batch, time, units], and the last hidden and cell state.
+
+    Raises:
+        ValueError: for shapes or scales that don't fit.
+        TypeError: for other dtypes.
+    """
+    state = np.shape(input)[0], np.shape(recurrent_weights)[1]
+    return native.module.lstm(
+        input,
+        input_weights,
+        recurrent_weights,
+        bias,
+        np.full(state, hidden_zero_point, np.int8) if hidden is None else hidden,
+        np.zeros(state, np.int16) if cell is None else cell,
+        input_scale=input_scale,
+        input_zero_point=input_zero_point,
+        input_weight_scales=np.asarray(input_weight_scales),
+        recurrent_weight_scales=np.asarray(recurrent_weight_scales),
+        hidden_scale=hidden_scale,
+        hidden_zero_point=hidden_zero_point,
+        cell_scale=cell_scale,
+        cell_clip=cell_clip,
+    )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import ops, report
+from benchmarks import ops, recurrent, report
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +47,25 @@ def test_targets_are_for_two_threads():
     assert forward.target(ops.SQUARE, True, 2) == 10
     assert forward.target(ops.SQUARE, True, 1) is None
     assert forward.target((3, 5), True, 2) is None
+
+
+@pytest.fixture(scope="module")
+def recurrent_rows():
+    return recurrent.measure_case(recurrent.QUICK_CASES[0], {"QAT": 1.0, "Keras float": 2.0}, seconds=0.0)
+
+
+def test_recurrent_rows_have_the_same_form_and_print(recurrent_rows, capsys):
+    assert [row["peer"] for row in recurrent_rows] == ["Keras float", "fake-quant loop", "one matmul"]
+    for row in recurrent_rows:
+        assert min(row["seconds"], row["ratio"], row["gflops"], row["peer_gflops"]) > 0
+    report.print_ratios(recurrent_rows, ops.machine())
+    recurrent.print_rates(recurrent_rows)
+    assert capsys.readouterr().out.count(recurrent_rows[0]["case"]) == 2
+
+
+def test_the_loop_of_fake_quant_ops_has_gradients_for_all_weights():
+    case = recurrent.QUICK_CASES[0]
+    for make in recurrent.MODELS.values():
+        gradients = recurrent.step_of(make(case), case)(case.inputs())
+        assert len(gradients) == 3
+        assert all(gradient is not None for gradient in gradients)

@@ -173,7 +173,7 @@ def test_nothing_depends_on_the_number_of_threads(run_python):
 
 @pytest.mark.parametrize("ranges", ["without", "wide"])
 def test_gradients_are_finite_differences_where_nothing_is_clipped(rng, ranges):
-    """With 16 bits for both states the levels, 2.4e-4 or less apart, vanish against the step."""
+    """With 16 bits for both states the levels, 2.4e-4 or less apart, are small against the step."""
     values = arguments((6, 5, 4, 18), rng, gain=0.4)
     slope = tf.constant(rng.standard_normal((6, 5, 18), np.float32))
 
@@ -194,8 +194,9 @@ def test_gradients_are_finite_differences_where_nothing_is_clipped(rng, ranges):
             float(loss([v + sign * direction if i == index else v for i, v in enumerate(values)])) for sign in (1, -1)
         ]
         expected = float(tf.reduce_sum(gradient * direction))
-        # What is left: the third order of the step, and levels that the states fall on by chance.
-        assert abs((ends[0] - ends[1]) / 2 - expected) <= 1e-2 * abs(expected), index
+        # What is left: the third order of the step; and some 500 cell states, each up to half a level off.
+        noise = 0.0 if ranges == "without" else 4e-3
+        assert abs((ends[0] - ends[1]) / 2 - expected) <= 1e-2 * abs(expected) + noise, index
 
 
 def test_a_nan_marks_the_record_unless_its_timestep_is_masked(rng):
@@ -324,3 +325,59 @@ def test_matmul_refuses_matrices_that_do_not_fit():
         ops.matmul(tf.zeros([2, 3]), tf.zeros([2, 3]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="must be matrices"):
         ops.matmul(tf.zeros([2, 3, 1]), tf.zeros([2, 3]))
+
+
+FUZZ = """
+import numpy as np, tensorflow as tf
+from dqat import native, ops
+random, outcomes = np.random.default_rng(7), {"right": 0, "refused": 0}
+names = ("x", "kernel", "recurrent_kernel", "bias", "initial_hidden", "initial_cell", "mask")
+def fits(x, kernel, recurrent, bias, hidden, cell, mask):
+    gates = 4 * recurrent[0]
+    return (
+        len(x) == 3 and recurrent[0] > 0 and recurrent[1:] == [gates] and kernel == [x[2], gates]
+        and bias in ([0], [gates]) and hidden == cell == [x[0], recurrent[0]] and mask in ([0, 0], x[:2])
+    )
+for call in range(1500):
+    batch, time, features, units = (int(v) for v in random.choice([0, 1, 2, 3, 17], 4, p=[0.1, 0.2, 0.3, 0.2, 0.2]))
+    shapes = [[batch, time, features], [features, 4 * units], [units, 4 * units], [4 * units]]
+    shapes += [[batch, units], [batch, units], [batch, time]]
+    shapes[3] = [0] if random.random() < 0.2 else shapes[3]
+    shapes[6] = [0, 0] if random.random() < 0.5 else shapes[6]
+    if random.random() < 0.4:
+        index = int(random.integers(7))
+        wrong = [int(v) for v in random.choice([0, 1, 2, 3], len(shapes[index]))]
+        if random.random() < 0.2:
+            wrong = [2**46, *[0] * (len(wrong) - 1)][:: int(random.choice([-1, 1]))]
+        if random.random() < 0.2:
+            wrong = [*wrong, 1]
+        if 2**46 in wrong and 0 not in wrong:
+            wrong = [*wrong, 0]
+        shapes[index] = wrong
+    values = {name: random.standard_normal(shape).astype("f") for name, shape in zip(names[:6], shapes)}
+    values["mask"] = tf.zeros(shapes[6], tf.bool)
+    pairs = [(-1.0, 1.0), (0.0, 0.0), (np.inf, -np.inf), (0.0, 3e-36), (1.0, -1.0), (np.nan, 1.0)]
+    hidden, cell = (int(v) for v in random.choice(6, 2, p=[0.5, 0.1, 0.2, 0.1, 0.05, 0.05]))
+    refused = not fits(*shapes) or max(hidden, cell) > 3
+    values |= dict(zip(("hidden_min", "hidden_max"), pairs[hidden])) | dict(zip(("cell_min", "cell_max"), pairs[cell]))
+    try:
+        results = native.ops.dqat_quantized_lstm(**values, go_backwards=bool(random.integers(2)))
+    except tf.errors.InvalidArgumentError:
+        assert refused, (call, shapes, hidden, cell)
+        outcomes["refused"] += 1
+        continue
+    assert not refused, (call, shapes, hidden, cell)
+    assert results[0].shape == (*shapes[0][:2], units) and bool(tf.reduce_all(tf.math.is_finite(results[0])))
+    outcomes["right"] += 1
+for shape_a, shape_b in [((2**46, 0), (0, 2**46)), ((0, 2**46), (2**46, 0)), ((2**46, 0), (0, 1))]:
+    try:
+        ops.matmul(np.zeros(shape_a, "f"), np.zeros(shape_b, "f"))
+    except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError):
+        continue
+    assert 2**46 in shape_a[1:]
+print(outcomes["right"] > 400 and outcomes["refused"] > 300, outcomes)
+"""
+
+
+def test_random_calls_are_right_or_refused_and_none_ends_the_process(run_python):
+    assert run_python("-c", FUZZ).split()[0] == "True"

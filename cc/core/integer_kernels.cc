@@ -18,14 +18,13 @@ int32_t RoundingDoublingHighMultiply(int32_t a, int32_t b) {
   return static_cast<int32_t>((product + nudge) / (1LL << 31));
 }
 
-// x / 2^exponent, rounded to nearest, ties away from zero.
+}  // namespace
+
 int32_t RoundingDivideByPowerOfTwo(int32_t x, int exponent) {
   const int32_t mask = static_cast<int32_t>((1LL << exponent) - 1);
   const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
   return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
 }
-
-}  // namespace
 
 QuantizedMultiplier QuantizeMultiplier(double factor) {
   if (!(factor > 0.0)) return {};

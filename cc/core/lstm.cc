@@ -19,12 +19,14 @@ static_assert(kGates * kLanes == kPanelColumns, "four gates of a block of units 
 
 // Rows whose sums are held at a time: within the first-level cache.
 constexpr int64_t kGroupRows = 48;
-// Rows of the input that a task projects, and timesteps of all rows that a weight gradient adds up at a time.
+// Rows of the input that a task projects, and that a weight gradient adds up at a time.
 constexpr int64_t kProjectedRows = 192;
-constexpr int64_t kGradientDepth = 256;
-// Recurrent weights of up to so many bytes fit into every core's second-level cache: then each thread takes
-// some rows through the whole sequence. Larger ones are divided among the threads, which meet after each
-// timestep.
+constexpr int64_t kGradientDepth = 512;
+// Each thread takes some rows through the whole sequence where it gets enough of them to make use of the
+// weights that it reads, or where the recurrent weights fit into every core's second-level cache. Otherwise
+// threads divide the units, and meet after each timestep, which costs much where other programs want the
+// cores too.
+constexpr int64_t kRowsPerThread = 12;
 constexpr int64_t kSharedWeightBytes = 1 << 20;
 constexpr int64_t kCellCost = 8;  // cycles for a unit, about; a product's multiply-adds are 16 a cycle
 
@@ -74,7 +76,8 @@ void PackGates(const LstmShape& shape, const float* weights, int64_t depth, floa
 class Division {
  public:
   Division(const LstmShape& shape, int threads)
-      : by_rows_(4 * sizeof(float) * shape.units * shape.units <= kSharedWeightBytes || threads == 1),
+      : by_rows_(threads == 1 || shape.batch >= kRowsPerThread * threads ||
+                 static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes),
         rows_(by_rows_ ? std::max<int64_t>(4, (shape.batch + threads - 1) / threads) : shape.batch) {}
 
   // Calls work(task, timestep, column block, first row, end of rows) for all timesteps in the given order, a
@@ -82,6 +85,7 @@ class Division {
   template <typename Work>
   void Run(const LstmShape& shape, int64_t blocks, int64_t block_cost, int64_t first, int64_t end,
            int64_t step, const Parallel& parallel, Work work) const {
+    if (shape.batch == 0) return;  // however many timesteps an empty tensor claims to have
     if (by_rows_) {
       const int64_t cost = (end - first) * step * blocks * block_cost * rows_;
       parallel.ForEach(tasks(shape, blocks), cost, [&](int64_t task) {
@@ -219,13 +223,15 @@ struct BackwardMemory {
       *state = take(shape.batch * shape.padded_units());
     }
     hidden_before = take(shape.rows() * shape.units);
+    x = take(shape.rows() * shape.features);
   }
   int64_t size = 0;
   float* recurrent;  // transposed and packed
   float* cell;       // the initial state
   // What has arrived so far at the states, and, where timesteps are masked, at the output that they repeat.
   float *cell_slope, *hidden_slope, *output_slope;
-  float* hidden_before;  // [batch, time, units]: the state that each timestep started from
+  // Transposed: the hidden state that each timestep started from [units, rows], and x [features, rows].
+  float *hidden_before, *x;
 };
 
 void BackwardStep(const LstmShape& shape, const LstmArguments& arguments, const BackwardMemory& memory,
@@ -293,23 +299,46 @@ void BackwardStep(const LstmShape& shape, const LstmArguments& arguments, const 
   }
 }
 
-// The hidden state that each timestep started from, in the order of the input.
-void CollectHiddenBefore(const LstmShape& shape, const LstmArguments& arguments, const float* outputs,
-                         float* before, const Parallel& parallel) {
-  const Order order(shape, arguments);
-  parallel.ForEach(shape.batch, shape.time * shape.units, [&](int64_t b) {
-    const float* state = arguments.hidden + b * shape.units;
-    for (int64_t s = 0; s < shape.time; ++s) {
-      std::copy_n(state, shape.units, before + order.Row(b, s) * shape.units);
-      if (!order.Masked(b, s)) state = outputs + order.OutputRow(b, s) * shape.units;
+// [rows, columns] from `row(r)` on, as [columns, rows]: then a tile of the weights' gradient reads
+// consecutive values as it goes through the rows.
+template <typename Row>
+void Transpose(int64_t rows, int64_t columns, Row row, float* transposed, const Parallel& parallel) {
+  constexpr int64_t kRows = 16;
+  parallel.ForEach((rows + kRows - 1) / kRows, kRows * columns, [&](int64_t block) {
+    const int64_t first = block * kRows, count = std::min(kRows, rows - first);
+    const float* sources[kRows];
+    for (int64_t r = 0; r < count; ++r) sources[r] = row(first + r);
+    for (int64_t column = 0; column < columns; ++column) {
+      float* target = transposed + column * rows + first;
+      for (int64_t r = 0; r < count; ++r) target[r] = sources[r][column];
     }
   });
 }
 
-// All three weight gradients: sums over all rows and timesteps, in the order of memory.
-void WeightGradients(const LstmShape& shape, const LstmArguments& arguments, const float* hidden_before,
-                     const LstmGradients& gradients, const Parallel& parallel) {
+// For each row of the input the hidden state that its timestep started from.
+std::vector<const float*> HiddenBefore(const LstmShape& shape, const LstmArguments& arguments,
+                                       const float* outputs) {
+  const Order order(shape, arguments);
+  std::vector<const float*> before(shape.rows());
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    const float* state = arguments.hidden + b * shape.units;
+    for (int64_t s = 0; s < shape.time; ++s) {
+      before[order.Row(b, s)] = state;
+      if (!order.Masked(b, s)) state = outputs + order.OutputRow(b, s) * shape.units;
+    }
+  }
+  return before;
+}
+
+// All three weight gradients: sums over all rows of the input, in the order of memory.
+void WeightGradients(const LstmShape& shape, const LstmArguments& arguments, const float* outputs,
+                     const BackwardMemory& memory, const LstmGradients& gradients, const Parallel& parallel) {
   const int64_t rows = shape.rows(), gates = shape.gates();
+  const std::vector<const float*> before = HiddenBefore(shape, arguments, outputs);
+  Transpose(rows, shape.units, [&](int64_t row) { return before[row]; }, memory.hidden_before, parallel);
+  Transpose(
+      rows, shape.features, [&](int64_t row) { return arguments.x + row * shape.features; }, memory.x,
+      parallel);
   const int64_t cost = rows * (shape.features + shape.units) * kPanelColumns / 16;
   parallel.ForEach(Panels(gates), cost, [&](int64_t index) {
     const int64_t column = index * kPanelColumns, width = std::min<int64_t>(kPanelColumns, gates - column);
@@ -321,9 +350,9 @@ void WeightGradients(const LstmShape& shape, const LstmArguments& arguments, con
       for (int64_t k = 0; k < depth; ++k) {
         for (int64_t j = 0; j < kPanelColumns; ++j) bias[j] += panel[k * kPanelColumns + j];
       }
-      MultiplyPanel(shape.features, width, depth, {arguments.x + row * shape.features, 1, shape.features},
-                    panel, gradients.kernel + column, gates, /*continues=*/row > 0);
-      MultiplyPanel(shape.units, width, depth, {hidden_before + row * shape.units, 1, shape.units}, panel,
+      MultiplyPanel(shape.features, width, depth, {memory.x + row, rows, 1}, panel, gradients.kernel + column,
+                    gates, /*continues=*/row > 0);
+      MultiplyPanel(shape.units, width, depth, {memory.hidden_before + row, rows, 1}, panel,
                     gradients.recurrent + column, gates, /*continues=*/row > 0);
     }
     std::copy_n(bias, width, gradients.bias + column);
@@ -411,8 +440,7 @@ void LstmBackward(const LstmShape& shape, const LstmArguments& arguments, const 
                [&](int64_t, int64_t s, int64_t panel, int64_t first, int64_t end) {
                  BackwardStep(shape, arguments, memory, kept, slopes, gradients, s, panel, first, end);
                });
-  CollectHiddenBefore(shape, arguments, outputs, memory.hidden_before, parallel);
-  WeightGradients(shape, arguments, memory.hidden_before, gradients, parallel);
+  WeightGradients(shape, arguments, outputs, memory, gradients, parallel);
 }
 
 }  // namespace dqat::core

@@ -14,6 +14,8 @@ using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
 
+constexpr double kMostElements = 1e15;  // beyond any memory, and far from where int64 ends
+
 // Attributes of both directions, and their common inputs.
 class LstmInputs {
  public:
@@ -46,6 +48,12 @@ class LstmInputs {
     if (shape->units < 1) {
       return InvalidArgument("recurrent_kernel must be [units, 4 * units] with at least one unit, got shape ",
                              recurrent.shape().DebugString());
+    }
+    // An x without features takes no memory, whatever its length.
+    const double kept = static_cast<double>(shape->batch) * shape->time * shape->kept_row();
+    if (kept > kMostElements) {
+      return InvalidArgument("x with shape ", x.shape().DebugString(), " is too large for ", shape->units,
+                             " units");
     }
     const TensorShape state({shape->batch, shape->units});
     TF_RETURN_IF_ERROR(CheckShape("kernel", kernel, TensorShape({shape->features, shape->gates()})));

@@ -31,7 +31,9 @@ class MatMulOp : public OpKernel {
                                 b.shape().DebugString(), ", transpose_a ", transpose_a_, ", transpose_b ",
                                 transpose_b_));
     Tensor packed, *product = nullptr;
-    OP_REQUIRES_OK(context, context->allocate_output(0, {rows, columns}, &product));
+    tensorflow::TensorShape shape;  // of empty matrices it may be larger than any memory
+    OP_REQUIRES_OK(context, tensorflow::TensorShape::BuildTensorShape({rows, columns}, &shape));
+    OP_REQUIRES_OK(context, context->allocate_output(0, shape, &product));
     if (product->NumElements() == 0) return;
     OP_REQUIRES_OK(context,
                    context->allocate_temp(tensorflow::DT_FLOAT, {core::PackedSize(columns, depth)}, &packed));

@@ -4,12 +4,14 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/integer_kernels.h"
+#include "core/integer_lstm.h"
 
 namespace py = pybind11;
 
@@ -85,6 +87,89 @@ Array<int8_t> FullyConnected(const Array<int8_t>& input, const Array<int8_t>& we
   return output;
 }
 
+Array<int16_t> Logistic(const Array<int16_t>& x) {
+  Array<int16_t> result(x.request().shape);
+  for (py::ssize_t i = 0; i < x.size(); ++i) {
+    result.mutable_data()[i] = core::FixedPointLogistic(x.data()[i]);
+  }
+  return result;
+}
+
+Array<int16_t> Tanh(const Array<int16_t>& x, int integer_bits) {
+  if (integer_bits < 0 || integer_bits > 6) {
+    throw py::value_error("integer_bits must be 0 to 6, got " + std::to_string(integer_bits));
+  }
+  Array<int16_t> result(x.request().shape);
+  for (py::ssize_t i = 0; i < x.size(); ++i) {
+    result.mutable_data()[i] = core::FixedPointTanh(x.data()[i], integer_bits);
+  }
+  return result;
+}
+
+void RequireShape(const py::array& array, const char* name, const std::vector<int64_t>& shape) {
+  const bool same = array.ndim() == static_cast<py::ssize_t>(shape.size()) &&
+                    std::equal(shape.begin(), shape.end(), array.shape());
+  if (same) return;
+  std::string wanted;
+  for (const int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
+  throw py::value_error(std::string(name) + " must have shape [" + wanted + "]");
+}
+
+py::tuple Lstm(const Array<int8_t>& input, const Array<int8_t>& input_weights,
+               const Array<int8_t>& recurrent_weights, const Array<int32_t>& bias,
+               const Array<int8_t>& hidden, const Array<int16_t>& cell, float input_scale,
+               int32_t input_zero_point, const std::vector<float>& input_weight_scales,
+               const std::vector<float>& recurrent_weight_scales, float hidden_scale,
+               int32_t hidden_zero_point, float cell_scale, float cell_clip) {
+  if (input.ndim() != 3) throw py::value_error("input must be int8 [batch, time, inputs]");
+  if (recurrent_weights.ndim() != 3)
+    throw py::value_error("recurrent_weights must be int8 [4, units, units]");
+  const int64_t batch = input.shape(0), time = input.shape(1), inputs = input.shape(2);
+  const int64_t units = recurrent_weights.shape(1);
+  RequireShape(input_weights, "input_weights", {4, units, inputs});
+  RequireShape(recurrent_weights, "recurrent_weights", {4, units, units});
+  RequireShape(bias, "bias", {4, units});
+  RequireShape(hidden, "hidden", {batch, units});
+  RequireShape(cell, "cell", {batch, units});
+  if (input_weight_scales.size() != 4 || recurrent_weight_scales.size() != 4) {
+    throw py::value_error("input_weight_scales and recurrent_weight_scales must have 4 values");
+  }
+  for (const float scale : {input_scale, hidden_scale, cell_scale}) RequireScale(scale);
+  core::IntegerLstmParameters parameters;
+  parameters.input_zero_point = input_zero_point;
+  parameters.hidden_zero_point = hidden_zero_point;
+  for (int gate = 0; gate < 4; ++gate) {
+    RequireScale(input_weight_scales[gate]);
+    RequireScale(recurrent_weight_scales[gate]);
+    // TFLite multiplies the two scales in float32; the division by 2^-12 is exact.
+    parameters.input_multipliers[gate] =
+        core::QuantizeMultiplier(static_cast<double>(input_weight_scales[gate] * input_scale) * 4096.0);
+    parameters.recurrent_multipliers[gate] =
+        core::QuantizeMultiplier(static_cast<double>(recurrent_weight_scales[gate] * hidden_scale) * 4096.0);
+  }
+  // TFLite holds this factor in float32.
+  const float hidden_factor = static_cast<float>(std::ldexp(1.0, -30) / hidden_scale);
+  parameters.hidden_multiplier = core::QuantizeMultiplier(hidden_factor);
+  int exponent = 0;
+  if (std::frexp(cell_scale, &exponent) != 0.5f || exponent - 1 < -15 || exponent - 1 > -9) {
+    throw py::value_error("cell_scale must be a power of two from 2^-15 to 2^-9, got " +
+                          std::to_string(cell_scale));
+  }
+  parameters.cell_exponent = exponent - 1;
+  if (!(cell_clip >= 0.0f)) throw py::value_error("cell_clip must not be negative (0 stands for none)");
+  parameters.cell_clip = static_cast<int16_t>(std::min(cell_clip / cell_scale, 32767.0f));
+
+  Array<int8_t> output({batch, time, units});
+  Array<int8_t> last_hidden({batch, units});
+  Array<int16_t> last_cell({batch, units});
+  std::copy_n(hidden.data(), hidden.size(), last_hidden.mutable_data());
+  std::copy_n(cell.data(), cell.size(), last_cell.mutable_data());
+  core::IntegerLstm({batch, time, inputs, units}, parameters, input.data(), input_weights.data(),
+                    recurrent_weights.data(), bias.data(), last_hidden.mutable_data(),
+                    last_cell.mutable_data(), output.mutable_data());
+  return py::make_tuple(output, last_hidden, last_cell);
+}
+
 }  // namespace
 
 void BindIntegerKernels(py::module_& module) {
@@ -96,6 +181,13 @@ void BindIntegerKernels(py::module_& module) {
              py::kw_only(), py::arg("input_scale"), py::arg("input_zero_point"), py::arg("weight_scale"),
              py::arg("output_scale"), py::arg("output_zero_point"), py::arg("lowest") = -128,
              py::arg("highest") = 127);
+  module.def("logistic", &Logistic, py::arg("x"));
+  module.def("tanh", &Tanh, py::arg("x"), py::kw_only(), py::arg("integer_bits"));
+  module.def("lstm", &Lstm, py::arg("input"), py::arg("input_weights"), py::arg("recurrent_weights"),
+             py::arg("bias"), py::arg("hidden"), py::arg("cell"), py::kw_only(), py::arg("input_scale"),
+             py::arg("input_zero_point"), py::arg("input_weight_scales"), py::arg("recurrent_weight_scales"),
+             py::arg("hidden_scale"), py::arg("hidden_zero_point"), py::arg("cell_scale"),
+             py::arg("cell_clip"));
 }
 
 }  // namespace dqat

@@ -1,0 +1,219 @@
+// core/lstm.h and core/products.h on every instruction set, and core/integer_lstm.h at its edges. What the
+// LSTM computes is held against a composition of TensorFlow's ops in tests/test_lstm_op.py.
+#include "core/lstm.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "cases.h"
+#include "core/integer_lstm.h"
+#include "core/products.h"
+
+namespace dqat::core::testing {
+namespace {
+
+// `count` threads that take single tasks.
+Parallel Threads(int count) {
+  return {count, [count](int64_t tasks, int64_t, const std::function<void(int64_t, int64_t)>& body) {
+            std::atomic<int64_t> next{0};
+            const auto work = [&] {
+              for (int64_t task; (task = next++) < tasks;) body(task, task + 1);
+            };
+            std::vector<std::thread> threads;
+            for (int i = 1; i < count; ++i) threads.emplace_back(work);
+            work();
+            for (std::thread& thread : threads) thread.join();
+          }};
+}
+
+std::vector<float> Normal(int64_t count, int seed, float size = 1.0f) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0.0f, size);
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+// Memory aligned to 64 bytes, as TensorFlow's is; an overflow is seen by AddressSanitizer.
+class Aligned {
+ public:
+  explicit Aligned(int64_t count)
+      : data_(
+            static_cast<float*>(::operator new[](std::max<int64_t>(count, 1) * sizeof(float), kAlignment))) {}
+  ~Aligned() { ::operator delete[](data_, kAlignment); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  float* data() { return data_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  float* const data_;
+};
+
+// All results of both directions, one after the other.
+std::vector<float> Everything(const LstmShape& shape, bool masked, bool backwards, bool time_major,
+                              const Parallel& parallel) {
+  const int64_t states = shape.batch * shape.units, sequence = shape.rows() * shape.units;
+  const std::vector<float> x = Normal(shape.rows() * shape.features, 1);
+  const std::vector<float> kernel = Normal(shape.features * shape.gates(), 2, 0.5f);
+  const std::vector<float> recurrent = Normal(shape.units * shape.gates(), 3, 0.3f);
+  const std::vector<float> bias = Normal(shape.gates(), 4), hidden = Normal(states, 5);
+  const std::vector<float> cell = Normal(states, 6), slopes = Normal(sequence, 7);
+  const std::unique_ptr<bool[]> mask(new bool[shape.rows() + 1]);
+  for (int64_t i = 0; i < shape.rows(); ++i) mask[i] = i % 3 != 0;
+  const LstmArguments arguments = {x.data(),
+                                   kernel.data(),
+                                   recurrent.data(),
+                                   bias.data(),
+                                   hidden.data(),
+                                   cell.data(),
+                                   masked ? mask.get() : nullptr,
+                                   backwards,
+                                   time_major,
+                                   MakeStateGrid(MakeGrid({-0.9f, 0.9f}, {8, false})),
+                                   MakeStateGrid(MakeGrid({-2.0f, 2.0f}, {16, false}))};
+  std::vector<float> outputs(sequence), last_hidden(states), last_cell(states);
+  Aligned kept(shape.rows() * shape.kept_row()), forward(LstmForwardWorkspace(shape));
+  LstmResults results = {outputs.data(), last_hidden.data(), last_cell.data(), {}, {}, kept.data()};
+  LstmForward(shape, arguments, &results, forward.data(), parallel);
+  std::vector<float> all = outputs;
+  const auto add = [&all](const std::vector<float>& part) {
+    all.insert(all.end(), part.begin(), part.end());
+  };
+  for (const auto& part : {last_hidden, last_cell}) add(part);
+  add({results.hidden_record.min, results.hidden_record.max, results.cell_record.min,
+       results.cell_record.max});
+
+  std::vector<float> to_sums(shape.rows() * shape.gates()), to_kernel(kernel.size());
+  std::vector<float> to_recurrent(recurrent.size()), to_bias(bias.size()), to_hidden(states), to_cell(states);
+  Aligned backward(LstmBackwardWorkspace(shape));
+  LstmBackward(shape, arguments, outputs.data(), kept.data(), {slopes.data(), hidden.data(), cell.data()},
+               {to_sums.data(), to_kernel.data(), to_recurrent.data(), to_bias.data(), to_hidden.data(),
+                to_cell.data()},
+               backward.data(), parallel);
+  for (const auto& part : {to_sums, to_kernel, to_recurrent, to_bias, to_hidden, to_cell}) add(part);
+  return all;
+}
+
+// Less than a block of units, tails of blocks and panels, more rows than a group; the last one so large that
+// threads divide its units.
+std::vector<LstmShape> Shapes() {
+  return {{1, 1, 1, 1},  {3, 2, 5, 7},  {50, 3, 4, 17}, {7, 4, 70, 33},
+          {2, 0, 3, 16}, {0, 2, 3, 16}, {5, 2, 3, 520}};
+}
+
+TEST(SpreadTest, AnLstmHasTheSameBitsOnAnyNumberOfThreads) {
+  for (const LstmShape& shape : Shapes()) {
+    for (const bool masked : {false, true}) {
+      const std::vector<float> one = Everything(shape, masked, masked, false, Threads(1));
+      for (const int threads : {2, 5}) {
+        EXPECT_EQ(FirstDifference(Everything(shape, masked, masked, false, Threads(threads)), one), -1)
+            << "batch " << shape.batch << ", units " << shape.units << ", threads " << threads;
+      }
+    }
+  }
+}
+
+TEST(LstmTest, InstructionSetsWithFusedMultiplyAddsHaveTheSameBits) {
+  const char* best = InstructionSet();
+  std::vector<float> first;
+  for (const char* name : AvailableInstructionSets()) {
+    ASSERT_TRUE(SetInstructionSet(name));
+    std::vector<float> all;
+    for (const LstmShape& shape : Shapes()) {
+      const std::vector<float> part = Everything(shape, true, false, true, Threads(1));
+      for (const float value : part) EXPECT_FALSE(std::isnan(value)) << name;
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    if (std::string(name) == "baseline") continue;
+    if (first.empty()) first = all;
+    EXPECT_EQ(FirstDifference(all, first), -1) << name;
+  }
+  SetInstructionSet(best);
+}
+
+TEST(LstmTest, ActivationsAreWithinThreeUlps) {
+  const auto ulps = [](float got, double expected) {
+    const float nearest = static_cast<float>(expected);
+    return std::fabs(got - expected) / (std::nextafter(std::fabs(nearest), kInf) - std::fabs(nearest));
+  };
+  double sigmoid = 0.0, tanh = 0.0;
+  for (int i = -2000000; i <= 2000000; ++i) {
+    const float x = static_cast<float>(i) * 5e-6f;  // -10 to 10
+    sigmoid = std::max(sigmoid, ulps(Sigmoid(x), 1.0 / (1.0 + std::exp(-static_cast<double>(x)))));
+    if (i != 0) tanh = std::max(tanh, ulps(Tanh(x), std::tanh(static_cast<double>(x))));
+  }
+  for (float x = 1e-30f; x < 1e-3f; x *= 1.7f) tanh = std::max(tanh, ulps(Tanh(x), std::tanh(double{x})));
+  EXPECT_LE(sigmoid, 3.0);
+  EXPECT_LE(tanh, 3.0);
+  EXPECT_EQ(Tanh(0.0f), 0.0f);
+  EXPECT_TRUE(std::isnan(Tanh(kNan)));
+  EXPECT_TRUE(std::isnan(Sigmoid(kNan)));
+}
+
+TEST(LstmTest, AProductIsWithinRoundingOfTheExactOne) {
+  const char* best = InstructionSet();
+  for (const char* name : AvailableInstructionSets()) {
+    ASSERT_TRUE(SetInstructionSet(name));
+    for (const auto& [rows, columns, depth] :
+         {std::tuple{1, 1, 1}, {13, 65, 40}, {200, 130, 7}, {5, 64, 0}}) {
+      const std::vector<float> a = Normal(rows * depth, 1), b = Normal(columns * depth, 2);
+      std::vector<float> product(rows * columns, kNan);
+      Aligned packed(PackedSize(columns, depth));
+      // b is [columns, depth]: both ways of packing.
+      Pack(columns, depth, {b.data(), depth, 1}, packed.data(), Threads(1));
+      Multiply(rows, columns, depth, {a.data(), depth, 1}, packed.data(), product.data(), columns,
+               Threads(2));
+      for (int r = 0; r < rows; ++r) {
+        for (int j = 0; j < columns; ++j) {
+          double sum = 0.0, size = 0.0;
+          for (int k = 0; k < depth; ++k) {
+            sum += double{a[r * depth + k]} * b[j * depth + k];
+            size += std::fabs(double{a[r * depth + k]} * b[j * depth + k]);
+          }
+          ASSERT_LE(std::fabs(product[r * columns + j] - sum), 1.2e-7 * (depth + 1) * size) << name;
+        }
+      }
+    }
+  }
+  SetInstructionSet(best);
+}
+
+TEST(IntegerLstmTest, EveryInputOfTheFixedPointFunctionsIsDefined) {
+  for (int x = -32768; x <= 32767; ++x) {
+    const int16_t value = static_cast<int16_t>(x);
+    EXPECT_NEAR(FixedPointLogistic(value) / 32768.0, 1.0 / (1.0 + std::exp(-x / 4096.0)), 1.0 / 4096);
+    for (int bits = 0; bits <= 6; ++bits) {
+      EXPECT_NEAR(FixedPointTanh(value, bits) / 32768.0, std::tanh(std::ldexp(x, bits - 15)), 1.0 / 2048);
+    }
+  }
+}
+
+TEST(IntegerLstmTest, SaturatesWhereEverythingIsExtreme) {
+  const IntegerLstmShape shape = {2, 5, 3, 4};
+  IntegerLstmParameters parameters;
+  parameters.input_zero_point = -128;
+  parameters.hidden_zero_point = 127;
+  parameters.cell_exponent = -9;
+  parameters.hidden_multiplier = QuantizeMultiplier(std::ldexp(1.0, -15));
+  for (int gate = 0; gate < 4; ++gate) {
+    parameters.input_multipliers[gate] = parameters.recurrent_multipliers[gate] = QuantizeMultiplier(1.0);
+  }
+  const std::vector<int8_t> input(2 * 5 * 3, 127), kernel(4 * 4 * 3, 127), recurrent(4 * 4 * 4, -127);
+  const std::vector<int32_t> bias(16, 1 << 20);
+  std::vector<int8_t> hidden(8, -128), output(2 * 5 * 4);
+  std::vector<int16_t> cell(8, 32767);
+  IntegerLstm(shape, parameters, input.data(), kernel.data(), recurrent.data(), bias.data(), hidden.data(),
+              cell.data(), output.data());
+  EXPECT_EQ(output.back(), 127);
+  EXPECT_EQ(cell.back(), 32767);
+}
+
+}  // namespace
+}  // namespace dqat::core::testing
