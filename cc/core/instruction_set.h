@@ -11,7 +11,8 @@ namespace dqat::core {
 const RowKernels& Kernels();
 
 // Instruction sets that were compiled in and that this processor has, best last: "baseline", "avx2",
-// "avx512". Results are the same bits on each.
+// "avx512". Results of fake-quant are the same bits on each; those of products (products.h) on the last two,
+// which fuse multiply and add.
 std::vector<const char*> AvailableInstructionSets();
 const char* InstructionSet();
 // Returns false, and changes nothing, where `name` is not available. For tests and benchmarks.

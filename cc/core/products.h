@@ -3,9 +3,8 @@
 // An element of a product is one chain of multiply-adds over k = 0, 1, 2, ..., whatever the number of rows,
 // the place of its row, the blocks that the product is cut into and the threads that compute them. So a row
 // has the same bits in a batch of 32 and in one of 16: ranges found inside a recurrence stay exact when a
-// batch is split over replicas. No library promises that: OpenBLAS and oneDNN choose kernels, and with them
-// the order of sums, by the number of rows; Eigen cuts k by the caches that it finds, and by the threads that
-// it gets.
+// batch is split over replicas. Libraries promise no such thing: their choice of a kernel, and with it of an
+// order of sums, may depend on the number of rows.
 //
 // What was measured, GFLOP/s on one core with AVX-512 (Xeon, model 167; OpenBLAS 0.3 of the wheel
 // scipy-openblas32, one thread), as rows x columns x depth:

@@ -1,12 +1,9 @@
 """TensorFlow's own quantizer of float TFLite files, which ends the process at some graphs it can't do."""
 
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import tensorflow as tf
 from tensorflow.lite.python import convert as tflite_convert
+
+from dqat import child_process
 
 
 class ExportError(RuntimeError):
@@ -18,8 +15,8 @@ def quantize(content: bytes, *, in_child: bool) -> bytes:
 
     Args:
         content: a TFLite file.
-        in_child: works in a process of its own, which costs the import of TensorFlow (2 to 4 seconds). For graphs
-            of other operators than those that this quantizer is known to survive.
+        in_child: works in a process of its own, whose first start costs the import of TensorFlow (2 to 4
+            seconds). For graphs of other operators than those that this quantizer is known to survive.
 
     Returns:
         The integer file.
@@ -28,20 +25,12 @@ def quantize(content: bytes, *, in_child: bool) -> bytes:
         ExportError: where the child ended; gives its last words.
     """
     if not in_child:
-        return tflite_convert.mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8)
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "float.tflite"), Path(folder, "integer.tflite")
-        source.write_bytes(content)
-        command = [sys.executable, "-m", "dqat.export.quantizer", str(source), str(target)]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        if ended.returncode or not target.exists():
-            words = ended.stderr.strip().splitlines()[-3:]
-            raise ExportError(
-                f"TensorFlow's quantizer ended with status {ended.returncode} at this model's graph, in a process of "
-                f"its own: {' / '.join(words)}"
-            )
-        return target.read_bytes()
+        return _quantize(content)
+    try:
+        return child_process.run(_quantize, content)
+    except child_process.ChildDiedError as error:
+        raise ExportError(f"TensorFlow's quantizer can't do this model's graph: {error}") from None
 
 
-if __name__ == "__main__":
-    Path(sys.argv[2]).write_bytes(quantize(Path(sys.argv[1]).read_bytes(), in_child=False))
+def _quantize(content: bytes) -> bytes:
+    return tflite_convert.mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8)

@@ -67,6 +67,20 @@ def require_no_masks(model: keras.Model) -> None:
         )
 
 
+def require_batch_first(model: keras.Model) -> None:
+    """Raises ExportError for recurrent layers whose first axis is time."""
+    found = [
+        layer.name
+        for layer in model.layers
+        if any(getattr(one.layer, "time_major", False) for one in _recurrent(layer))
+    ]
+    if found:
+        raise ExportError(
+            f"{', '.join(found)} has time_major=True, but files have the batch, of size 1, on the first axis. "
+            "Train with time_major=False; the weights are the same"
+        )
+
+
 def _recurrent(layer: keras.layers.Layer) -> list[QuantizedRNN]:
     if isinstance(layer, QuantizedBidirectional):
         return list(layer.directions().values())

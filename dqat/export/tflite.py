@@ -15,7 +15,7 @@ from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
 from dqat.export.quantizer import ExportError, quantize
-from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_no_masks
+from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.keras_api import keras
 from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
@@ -79,6 +79,7 @@ def export_tflite(
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_ranges(model)
+    require_batch_first(model)
     if not streaming:
         require_no_masks(model)
     flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model, streaming))))

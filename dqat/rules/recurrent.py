@@ -1,5 +1,6 @@
 """Recurrent layers."""
 
+import warnings
 from typing import Any
 
 from dqat.keras_api import keras
@@ -12,9 +13,15 @@ layers = keras.layers
 
 def _require_form(layer: layers.Layer, recurrent: layers.RNN) -> None:
     try:
-        form_of(recurrent.cell)
+        form = form_of(recurrent.cell)
     except ValueError as error:
         raise refuse(layer, str(error), "Change the layer or train it in float") from error
+    if form.caveat:
+        warnings.warn(
+            f"layer {layer.name!r} ({type(recurrent.cell).__name__}) trains, but the exported file will not behave "
+            f"as in training: {form.caveat}. Check it with dqat.verify",
+            stacklevel=2,
+        )
 
 
 def _is_fused(layer: layers.RNN, context: Context) -> bool:
