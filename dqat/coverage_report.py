@@ -91,7 +91,7 @@ def coverage(model: keras.Model) -> Coverage:
                 rows.append(CoverageRow(layer.name, kind, role, _describe(quantizer), True))
             if getattr(layer.layer, "use_bias", False):
                 rows.append(CoverageRow(layer.name, kind, "bias", "int32 at export, float32 in training", True))
-            if "output" not in layer.quantizers() and "hidden" not in layer.quantizers():
+            if not any(role.endswith(("output", "hidden")) for role in layer.quantizers()):
                 why = "goes on in float: TFLite fuses the next activation, or the range stays that of the input"
                 rows.append(CoverageRow(layer.name, kind, "output", why, False))
         elif not isinstance(layer, keras.layers.InputLayer):

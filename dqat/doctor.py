@@ -116,6 +116,6 @@ def _horovod() -> str:
 
     from dqat.distribute.horovod import Horovod
 
-    engine = Horovod()
+    engine = Horovod(timeout=60.0)
     engine.all_reduce_max(tf.constant([1.0]), "dqat.doctor").numpy()
     return f"{importlib.metadata.version('horovod')}; an all-reduce ran over {engine.size} process(es)"

@@ -211,6 +211,13 @@ class Flatbuffer:
             entries.sort(key=lambda entry: entry.name)
             indices[:] = [entry.tensorIndex for entry in entries]
 
+    def name_signature(self, inputs: list[str], outputs: list[str]) -> None:
+        """Gives the signature's entries, in their order, other names."""
+        signature = self.model.signatureDefs[0]
+        for entries, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+            for entry, name in zip(entries, names, strict=True):
+                entry.name = name.encode()
+
     def shorten_names(self) -> None:
         """Numbers the tensors inside: in a long graph their names weigh more than anything else."""
         ends = {*self.graph.inputs, *self.graph.outputs}

@@ -82,8 +82,11 @@ def export_tflite(
     require_batch_first(model)
     if not streaming:
         require_no_masks(model)
-    flatbuffer = Flatbuffer(_to_integers(model, _convert(inference_graph(model, streaming))))
+    floats = inference_graph(model, streaming)
+    flatbuffer = Flatbuffer(_to_integers(model, _convert(floats)))
     flatbuffer.order_by_name()
+    if streaming:
+        flatbuffer.name_signature(floats.input_names, floats.output_names)
     parameters = _settle(model, flatbuffer)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     fallen = fallbacks(describe(content, path), target)

@@ -56,7 +56,7 @@ def _all_replicas_hold_identical_bits_after_every_training_step(processes, mode)
         assert len(identical) == 50 and identical.all()
         assert process[f"lstm_training/{mode}/steps"] == 50
         first = processes[0][f"lstm_training/{mode}/ranges"]
-        assert np.isfinite(first).all() and len(np.unique(first[:, 1, 1])) > 40
+        assert np.isfinite(first).all() and len(np.unique(first[:, 0, 1])) > 5  # the input's range moves
         np.testing.assert_array_equal(bits(process[f"lstm_training/{mode}/ranges"]), bits(first))
 
 
