@@ -22,7 +22,9 @@ def test_a_model_without_ranges_is_refused_by_the_quantizers_names(tmp_path):
 def test_a_float_model_and_an_unknown_target_are_refused(trained, tmp_path):
     with pytest.raises(TypeError, match="is not quantized"):
         dqat.export_tflite(speech_model(), tmp_path / "model.tflite")
-    with pytest.raises(ValueError, match="target must be one of tflite, edgetpu, nnapi, microcontroller, got 'toaster'"):
+    with pytest.raises(
+        ValueError, match="target must be one of tflite, edgetpu, nnapi, microcontroller, got 'toaster'"
+    ):
         dqat.export_tflite(trained, tmp_path / "model.tflite", target="toaster")
 
 

@@ -88,16 +88,26 @@ class Flatbuffer:
         tensor.quantization.max = np.array([high], np.float32)
 
     def pass_ranges_on(self) -> None:
-        """Gives what a REVERSE_V2 moves the range of its input, in a float file with QUANTIZE and DEQUANTIZE pairs."""
-        dequantized = {op.outputs[0]: op.inputs[0] for op in self._operators("DEQUANTIZE")}
-        for operator in self._operators("REVERSE_V2"):
-            source = dequantized.get(operator.inputs[0])
-            found = None if source is None else self.parameters(source)
-            if found is not None:
-                scale, zero_point = found
-                lowest = 0 if self.tensor(source).type == schema.TensorType.UINT8 else -128
-                bounds = (scale * (level - zero_point) for level in (lowest, lowest + 255))
-                self.set_range(operator.outputs[0], *bounds)
+        """Gives what REVERSE_V2 and CONCATENATION move the range of their inputs, where all inputs have one range.
+
+        In a float file with QUANTIZE and DEQUANTIZE pairs, whose operators stand in order of execution.
+        """
+        known = {op.outputs[0]: self._level_range(op.inputs[0]) for op in self._operators("DEQUANTIZE")}
+        for operator in self.graph.operators:
+            sources = {"REVERSE_V2": operator.inputs[:1], "CONCATENATION": operator.inputs}
+            ranges = {known.get(index) for index in sources.get(self.operator_name(operator), ())}
+            if len(ranges) == 1 and None not in ranges:
+                (known[operator.outputs[0]],) = ranges
+                self.set_range(operator.outputs[0], *known[operator.outputs[0]])
+
+    def _level_range(self, index: int) -> tuple[float, float] | None:
+        """The values of the lowest and the highest level of an 8-bit tensor that is quantized per tensor."""
+        found = self.parameters(index)
+        if found is None:
+            return None
+        scale, zero_point = found
+        lowest = 0 if self.tensor(index).type == schema.TensorType.UINT8 else -128
+        return scale * (lowest - zero_point), scale * (lowest + 255 - zero_point)
 
     def _operators(self, name: str) -> list[Any]:
         return [operator for operator in self.graph.operators if self.operator_name(operator) == name]
