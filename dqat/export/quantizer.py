@@ -28,7 +28,7 @@ def quantize(content: bytes, *, in_child: bool) -> bytes:
         return _quantize(content)
     try:
         return child_process.run(_quantize, content)
-    except child_process.ChildDiedError as error:
+    except (child_process.ChildDiedError, ValueError, RuntimeError) as error:
         raise ExportError(f"TensorFlow's quantizer can't do this model's graph: {error}") from None
 
 
