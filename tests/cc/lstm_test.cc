@@ -1,5 +1,6 @@
 // core/lstm.h and core/products.h on every instruction set, and core/integer_lstm.h at its edges. What the
 // LSTM computes is held against a composition of TensorFlow's ops in tests/test_lstm_op.py.
+#include "core/instruction_set.h"
 #include "core/lstm.h"
 
 #include <gtest/gtest.h>
