@@ -1,6 +1,5 @@
 // core/lstm.h and core/products.h on every instruction set, and core/integer_lstm.h at its edges. What the
 // LSTM computes is held against a composition of TensorFlow's ops in tests/test_lstm_op.py.
-#include "core/instruction_set.h"
 #include "core/lstm.h"
 
 #include <gtest/gtest.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "cases.h"
+#include "core/instruction_set.h"
 #include "core/integer_lstm.h"
 #include "core/products.h"
 
