@@ -58,17 +58,10 @@ def rows_of(found: dict[str, Any]) -> list[report.Row]:
     for case in found["cases"]:
         rounds = Rounds(case["seconds"])
         for mode in ("delayed", "exact"):
-            ratios = rounds.ratios("off", mode)
+            name = f"{case['case']}, {found['processes']} process{'es' * (found['processes'] > 1)}"
             rows.append(
                 {
-                    "case": f"{case['case']}, {found['processes']} process{'es' * (found['processes'] > 1)}",
-                    "what": f"{mode} step",
-                    "seconds": rounds.median(mode),
-                    "peer": "step without sync",
-                    "ratio": statistics.median(ratios),
-                    "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-                    "ratio_of_fastest": rounds.fastest("off") / rounds.fastest(mode),
-                    "rounds": len(ratios),
+                    **rounds.row(name, f"{mode} step", mode, "off", "step without sync"),
                     "processes": found["processes"],
                     "quantizers": case["quantizers"],
                     "collectives": case["collectives"][mode],

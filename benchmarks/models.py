@@ -86,26 +86,12 @@ def measure(name: str, size: int = SIZE, batch: int = BATCH, seconds: float = SE
     for step in steps.values():  # the first step traces, and a quantizer's first step passes values through
         step()
     rounds = take_turns(steps, seconds)
-    rows = []
-    for peer, target in (("float", TARGETS.get(name)), ("tfmot", 1.0)):
-        if peer not in steps:
-            continue
-        ratios = rounds.ratios(peer, "dqat")
-        rows.append(
-            {
-                "case": f"{name}, {size}x{size}, batch {batch}",
-                "what": "training step",
-                "seconds": rounds.median("dqat"),
-                "peer": peer,
-                "ratio": ratios[len(ratios) // 2],
-                "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-                "ratio_of_fastest": rounds.fastest(peer) / rounds.fastest("dqat"),
-                "fastest_seconds": rounds.fastest("dqat"),
-                "rounds": len(ratios),
-                "target": target,
-            }
-        )
-    return rows
+    case = f"{name}, {size}x{size}, batch {batch}"
+    return [
+        {**rounds.row(case, "training step", "dqat", peer), "target": target}
+        for peer, target in (("float", TARGETS.get(name)), ("tfmot", 1.0))
+        if peer in steps
+    ]
 
 
 def main(

@@ -87,24 +87,13 @@ def measure_case(shape: Shape, per_channel: bool, threads: int, seconds: float =
     rounds = take_turns(contenders(shape, per_channel), seconds)
     granularity = "channel" if per_channel else "tensor"
     case = f"{'x'.join(map(str, shape))} per {granularity}, {threads} thread{'s' * (threads > 1)}"
-    rows = []
-    for each in COMPARISONS:
-        ratios = rounds.ratios(each.theirs, each.ours)
-        rows.append(
-            {
-                "case": case,
-                "what": each.what,
-                "seconds": rounds.median(each.ours),
-                "peer": each.peer,
-                "ratio": ratios[len(ratios) // 2],
-                "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-                "ratio_of_fastest": rounds.fastest(each.theirs) / rounds.fastest(each.ours),
-                "fastest_seconds": rounds.fastest(each.ours),
-                "rounds": len(ratios),
-                "target": each.target(shape, per_channel, threads),
-            }
-        )
-    return rows
+    return [
+        {
+            **rounds.row(case, each.what, each.ours, each.theirs, each.peer),
+            "target": each.target(shape, per_channel, threads),
+        }
+        for each in COMPARISONS
+    ]
 
 
 def _measure(shapes: Sequence[Shape], threads: int, seconds: float) -> list[report.Row]:

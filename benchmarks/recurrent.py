@@ -208,28 +208,17 @@ def measure_case(case: Case, peaks: dict[str, float], seconds: float = SECONDS) 
     calls = {name: (lambda step=step: step(x)) for name, step in steps.items()}
     rounds = take_turns({**calls, MATMUL: products(case)}, seconds)
     targets = {"Keras float": case.target, "fake-quant loop": LOOP_TARGET if case.target else None}
-    rows = []
-    for peer in ("Keras float", "fake-quant loop", MATMUL):
-        ratios = rounds.ratios(peer, "QAT")
-        rows.append(
-            {
-                "case": str(case),
-                "what": "training step",
-                "seconds": rounds.median("QAT"),
-                "peer": peer,
-                "ratio": ratios[len(ratios) // 2],
-                "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-                "ratio_of_fastest": rounds.fastest(peer) / rounds.fastest("QAT"),
-                "fastest_seconds": rounds.fastest("QAT"),
-                "rounds": len(ratios),
-                "target": targets.get(peer),
-                "gflops": case.flop() / rounds.fastest("QAT") / 1e9,
-                "peer_gflops": case.flop() / rounds.fastest(peer) / 1e9,
-                "peak_mib": peaks.get("QAT"),
-                "peer_peak_mib": peaks.get(peer),
-            }
-        )
-    return rows
+    return [
+        {
+            **rounds.row(str(case), "training step", "QAT", peer),
+            "target": targets.get(peer),
+            "gflops": case.flop() / rounds.fastest("QAT") / 1e9,
+            "peer_gflops": case.flop() / rounds.fastest(peer) / 1e9,
+            "peak_mib": peaks.get("QAT"),
+            "peer_peak_mib": peaks.get(peer),
+        }
+        for peer in ("Keras float", "fake-quant loop", MATMUL)
+    ]
 
 
 def _measure(case: Case, peaks: dict[str, float], seconds: float) -> list[report.Row]:

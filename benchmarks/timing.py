@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: How long one contender runs before the next one's turn. Several calls fit in, so that a contender finds the
 #: caches as it left them itself, but for the slice's first call, which the median drops.
@@ -37,6 +38,29 @@ class Rounds:
     def ratios(self, peer: str, ours: str) -> list[float]:
         """Peer time over ours, sorted, one for each round that both took part in."""
         return sorted(p / o for p, o in zip(self.seconds[peer], self.seconds[ours], strict=False))
+
+    def row(self, case: str, what: str, ours: str, theirs: str, peer: str | None = None) -> dict[str, Any]:
+        """The comparison of two contenders, as a row of a benchmark's JSON.
+
+        Args:
+            case: what was measured on.
+            what: what was measured.
+            ours: the contender.
+            theirs: the one that it is held against.
+            peer: its name in the row; `theirs` where None.
+        """
+        ratios = self.ratios(theirs, ours)
+        return {
+            "case": case,
+            "what": what,
+            "seconds": self.median(ours),
+            "peer": peer or theirs,
+            "ratio": ratios[len(ratios) // 2],
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+            "ratio_of_fastest": self.fastest(theirs) / self.fastest(ours),
+            "fastest_seconds": self.fastest(ours),
+            "rounds": len(ratios),
+        }
 
 
 def _slice(call: Callable[[], object]) -> float:

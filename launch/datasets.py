@@ -54,7 +54,9 @@ def fashion_mnist(folder: pathlib.Path) -> tuple[Samples, Samples]:
     def read(name: str, header: int) -> np.ndarray:
         path = folder / name
         if not path.is_file():
-            raise SystemExit(f"{path} is missing: run `python launch/fetch_data.py`, or put the file there")
+            raise SystemExit(
+                f"{path} is missing: run `python launch/fetch_data.py --only FashionMNIST`, or put the file there"
+            )
         return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
 
     return tuple(

@@ -162,9 +162,9 @@ class QuantizedLstmGradOp : public OpKernel {
     const TensorShape state({shape.batch, shape.units});
     const TensorShape sequence = inputs_.Sequence(shape, shape.units);
     const Tensor &outputs = context->input(14), &kept = context->input(15);
-    OP_REQUIRES_OK(context, LstmInputs::CheckShape("outputs_slope", context->input(0), sequence));
-    OP_REQUIRES_OK(context, LstmInputs::CheckShape("hidden_slope", context->input(1), state));
-    OP_REQUIRES_OK(context, LstmInputs::CheckShape("cell_slope", context->input(2), state));
+    OP_REQUIRES_OK(context, LstmInputs::CheckShape("doutputs", context->input(0), sequence));
+    OP_REQUIRES_OK(context, LstmInputs::CheckShape("dhidden", context->input(1), state));
+    OP_REQUIRES_OK(context, LstmInputs::CheckShape("dcell", context->input(2), state));
     OP_REQUIRES_OK(context, LstmInputs::CheckShape("outputs", outputs, sequence));
     OP_REQUIRES_OK(context, LstmInputs::CheckShape("kept", kept, inputs_.Sequence(shape, shape.kept_row())));
     const TensorShape shapes[] = {inputs_.Sequence(shape, shape.gates()),

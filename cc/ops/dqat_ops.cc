@@ -499,9 +499,9 @@ time_major: x, mask, outputs and kept are [time, batch, ...].
 )doc");
 
 REGISTER_OP("Dqat>QuantizedLstmGrad")
-    .Input("outputs_slope: float")
-    .Input("hidden_slope: float")
-    .Input("cell_slope: float")
+    .Input("doutputs: float")
+    .Input("dhidden: float")
+    .Input("dcell: float")
     .Input("x: float")
     .Input("kernel: float")
     .Input("recurrent_kernel: float")
@@ -515,12 +515,12 @@ REGISTER_OP("Dqat>QuantizedLstmGrad")
     .Input("cell_max: float")
     .Input("outputs: float")
     .Input("kept: float")
-    .Output("sums_slope: float")
-    .Output("kernel_slope: float")
-    .Output("recurrent_kernel_slope: float")
-    .Output("bias_slope: float")
-    .Output("initial_hidden_slope: float")
-    .Output("initial_cell_slope: float")
+    .Output("dsums: float")
+    .Output("dkernel: float")
+    .Output("drecurrent_kernel: float")
+    .Output("dbias: float")
+    .Output("dinitial_hidden: float")
+    .Output("dinitial_cell: float")
     .Attr("hidden_bits: int >= 2 = 8")
     .Attr("hidden_narrow_range: bool = false")
     .Attr("cell_bits: int >= 2 = 16")
@@ -529,16 +529,16 @@ REGISTER_OP("Dqat>QuantizedLstmGrad")
     .Attr("time_major: bool = false")
     .SetShapeFn(QuantizedLstmGradShape)
     .Doc(R"doc(
-The straight-through gradient of Dqat>QuantizedLstm, but for that of x: sums_slope times the kernel, transposed.
+The straight-through gradient of Dqat>QuantizedLstm, but for that of x: dsums times the kernel, transposed.
 
 It stops where a gate or the cell state was clipped, and where a state lay outside of its nudged range. The ranges
 get none. The same bits on any number of threads.
 
-outputs_slope: [batch, time, units]: what arrives at the outputs.
-hidden_slope: [batch, units]: at the last hidden state.
-cell_slope: [batch, units]: at the last cell state.
+doutputs: [batch, time, units]: what arrives at the outputs.
+dhidden: [batch, units]: at the last hidden state.
+dcell: [batch, units]: at the last cell state.
 outputs: of Dqat>QuantizedLstm, as kept is.
-sums_slope: [batch, time, 4 * units], in the order of x.
+dsums: [batch, time, 4 * units], in the order of x.
 )doc");
 
 }  // namespace

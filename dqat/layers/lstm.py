@@ -5,8 +5,8 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import register
-from dqat.layers.cells import CellForm, State
-from dqat.layers.lstm_sequence import CELL_CLIP, GATE_MAX, GATE_MIN, GATES, lstm_sequence
+from dqat.layers.cell_form import CellForm, State
+from dqat.layers.lstm_sequence import GATES, cell_values, lstm_sequence
 from dqat.layers.recurrent import QuantizedRNN
 from dqat.quantizers import Quantizer
 
@@ -32,11 +32,10 @@ class FusedLSTMForm(CellForm):
     def step(self, projected, states, run):
         """See `CellForm.step`."""
         h, c = states
-        gates = projected + tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
-        i, f, g, o = tf.split(tf.clip_by_value(gates, GATE_MIN, GATE_MAX), GATES, axis=-1)
-        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        c = run.point("cell_state", tf.clip_by_value(c, -CELL_CLIP, CELL_CLIP), kind="cell_state")
-        h = run.point("hidden", tf.sigmoid(o) * tf.tanh(c))
+        sums = projected + tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
+        c, gate = cell_values(sums, c)
+        c = run.point("cell_state", c, kind="cell_state")
+        h = run.point("hidden", gate * tf.tanh(c))
         return h, (h, c)
 
 

@@ -17,6 +17,22 @@ State = tuple[tf.Tensor, tf.Tensor]
 Sequence = tuple[tf.Tensor, State, tuple[Record, Record]]
 
 
+def cell_values(sums: tf.Tensor, cell_before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """One timestep between the products and the states' quantization, as TFLite's integer LSTM computes it.
+
+    Args:
+        sums: float32 [batch, 4 * units], the gates before their activations.
+        cell_before: float32 [batch, units], quantized.
+
+    Returns:
+        The new cell state, clipped, and the output gate: float32 [batch, units]. The hidden state is the gate times
+        the tanh of the cell state, once that is quantized.
+    """
+    i, f, g, o = tf.split(tf.clip_by_value(sums, GATE_MIN, GATE_MAX), GATES, axis=-1)
+    cell = tf.sigmoid(f) * cell_before + tf.sigmoid(i) * tf.tanh(g)
+    return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), tf.sigmoid(o)
+
+
 def fits_fused(x: tf.Tensor, hidden: Quantizer, cell_state: Quantizer) -> bool:
     """Whether the fused operation can do it: float32 on the CPU, and observers that need nothing but extremes."""
     plain = all(
@@ -126,12 +142,9 @@ def composed(
         return quantized, record
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
-        gates = projected[t] + tf.matmul(h, recurrent)
-        i, f, g, o = tf.split(tf.clip_by_value(gates, GATE_MIN, GATE_MAX), GATES, axis=-1)
-        new_c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        new_c = tf.clip_by_value(new_c, -CELL_CLIP, CELL_CLIP)
+        new_c, gate = cell_values(projected[t] + tf.matmul(h, recurrent), c)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
-        new_h, h_record = tracked(hidden, tf.sigmoid(o) * tf.tanh(new_c), hidden_in_use, t)
+        new_h, h_record = tracked(hidden, gate * tf.tanh(new_c), hidden_in_use, t)
         output = new_h if mask is None else tf.where(mask[t], new_h, output)
         if mask is not None:
             new_h, new_c = tf.where(mask[t], new_h, h), tf.where(mask[t], new_c, c)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.cells import FIXED, CellForm, State, form_of
+from dqat.layers.cell_form import FIXED, CellForm, State
+from dqat.layers.cells import form_of
 from dqat.layers.wrapper import QuantizedLayer
 from dqat.observers import Fixed, Observer, Record, merge_records
 from dqat.quantizers import Quantizer
@@ -130,7 +131,7 @@ class _Timestep:
 class QuantizedRNN(QuantizedLayer):
     """Simulates a recurrent layer whose every timestep is a chain of integer operators.
 
-    What a timestep is, and where it quantizes, is the cell's form (`dqat.layers.cells`); its points are found by
+    What a timestep is, and where it quantizes, is the cell's form (`dqat.layers.cell_form`); its points are found by
     tracing it when the layer is built. Inside the loop a step quantizes with the ranges known at its start, in
     every sync mode; weights are fake-quantized once a step. Timesteps that are masked keep output and state and
     are not recorded. Dropout and recurrent dropout use one mask for all gates and timesteps, as Keras' default

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from dqat.keras_api import keras
 from dqat.layers import QuantizedSteps, QuantizeWrapper
+from dqat.layers.cell_form import FIXED
 from dqat.observers import Fixed
 from dqat.rules.context import Context, refuse
 
@@ -11,10 +12,9 @@ layers = keras.layers
 
 #: Activations that TFLite computes inside the layer before.
 FUSED_ACTIVATIONS = ("linear", "relu", "relu6")
-_SIGMOID = Fixed(0.0, 255.0 / 256.0)
 #: Activations whose int8 kernels prescribe the output's range: LOGISTIC, SOFTMAX (scale 1/256, zero point
 #: -128) and TANH (scale 1/128, zero point 0).
-FIXED_OUTPUTS = {"softmax": _SIGMOID, "sigmoid": _SIGMOID, "tanh": Fixed(-1.0, 127.0 / 128.0)}
+FIXED_OUTPUTS = {"softmax": FIXED["Sigmoid"], "sigmoid": FIXED["Sigmoid"], "tanh": FIXED["Tanh"]}
 #: Activations that are operations of their own, with a range like any other.
 OWN_OPERATIONS = ("elu", "gelu", "leaky_relu")
 
@@ -57,7 +57,7 @@ def activation(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     if name in FIXED_OUTPUTS:
         return [QuantizeWrapper(layer, output=context.output(layer, fixed=FIXED_OUTPUTS[name]))]
     if name in ("swish", "silu"):
-        points = {"sigmoid": context.quantizer("sigmoid", _SIGMOID)}
+        points = {"sigmoid": context.quantizer("sigmoid", FIXED_OUTPUTS["sigmoid"])}
         return [QuantizedSteps(layer, "swish", points, output=context.output(layer))]
     if name == "hard_sigmoid":
         points = {"scaled": context.quantizer("scaled")}

@@ -1,0 +1,173 @@
+"""The forms of tensorflow-addons' cells."""
+
+import tensorflow as tf
+
+from dqat.keras_api import keras
+from dqat.layers.cell_form import (
+    ACTIVATIONS,
+    FIXED,
+    CellForm,
+    Numerics,
+    activation_name,
+    activation_point,
+    activation_range,
+    input_product,
+    matrix_product,
+    recurrent_product,
+)
+from dqat.layers.keras_cells import LSTMForm
+
+
+class PeepholeLSTMForm(LSTMForm):
+    """tensorflow-addons' `PeepholeLSTMCell`: the gates see the cell state through a vector each."""
+
+    _VECTORS = {  # noqa: RUF012 - a table, never changed
+        "input_gate": "input_gate_peephole_weights",
+        "forget_gate": "forget_gate_peephole_weights",
+        "output_gate": "output_gate_peephole_weights",
+    }
+
+    def matrices(self):
+        """The kernels and the three vectors."""
+        vectors = {name: tf.convert_to_tensor(getattr(self.cell, name)) for name in self._VECTORS.values()}
+        return super().matrices() | vectors
+
+    def _peephole(self, name, cell, run):
+        return run.point(f"{name}_peephole", cell * run.weights[self._VECTORS[name]])
+
+
+def _layer_norm(run: Numerics, name: str, x: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Layer normalisation over the last axis out of int8 operators; weights f"{name}_gamma" and f"{name}_beta"."""
+    mean = run.point(f"{name}_mean", tf.reduce_mean(x, axis=-1, keepdims=True))
+    centred = run.point(f"{name}_centred", x - mean)
+    square = run.point(f"{name}_square", centred * centred)
+    variance = run.point(f"{name}_variance", tf.reduce_mean(square, axis=-1, keepdims=True))
+    inverse = run.point(f"{name}_inverse", _rsqrt(run, run.point(f"{name}_shifted", variance + epsilon)))
+    normalised = run.point(f"{name}_normalised", centred * inverse)
+    scaled = normalised * run.weights[f"{name}_gamma"]
+    if f"{name}_beta" in run.weights:
+        scaled = run.point(f"{name}_scaled", scaled) + run.weights[f"{name}_beta"]
+    return run.point(f"{name}_output", scaled)
+
+
+def _rsqrt(run: Numerics, x: tf.Tensor) -> tf.Tensor:
+    if run.is_export:
+        return tf.math.rsqrt(x)
+    # What is quantized to zero gives TFLite's largest value: it multiplies zeros, and would only stretch the range.
+    positive = x > 0.0
+    return tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0)
+
+
+def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str, tf.Tensor]:
+    found = {"gamma": norm.gamma, "beta": norm.beta}
+    return {f"{name}_{role}": tf.convert_to_tensor(value) for role, value in found.items() if value is not None}
+
+
+_NORM_CAVEAT = "its normalisation, with int8 values in between, is far from the simulation (18 LSB seen)"
+
+
+class LayerNormLSTMForm(LSTMForm):
+    """tensorflow-addons' `LayerNormLSTMCell`: both products and the cell state are normalised."""
+
+    caveat = _NORM_CAVEAT
+
+    def matrices(self):
+        """The kernels, and gain and shift of the three normalisations."""
+        found, cell = super().matrices(), self.cell
+        for name in ("kernel_norm", "recurrent_norm", "state_norm"):
+            found |= _norm_vectors(name, getattr(cell, name))
+        if cell.use_bias:
+            found["kernel_norm_beta"] += cell.bias  # one operator less
+        return found
+
+    def biases(self):
+        """None: the bias is part of a normalisation's shift."""
+        return {}
+
+    def project(self, x, run):
+        """The normalised product of the inputs."""
+        product = run.point("input_product", matrix_product(x, run.weights["kernel"]))
+        return _layer_norm(run, "kernel_norm", product, self.cell.kernel_norm.epsilon)
+
+    def _gates(self, projected, states, run):
+        product = recurrent_product(run, states[0])
+        product = _layer_norm(run, "recurrent_norm", product, self.cell.recurrent_norm.epsilon)
+        return tf.split(projected, 4, axis=-1), tf.split(product, 4, axis=-1)
+
+    def _normalised_cell(self, cell, run):
+        return _layer_norm(run, "state_norm", cell, self.cell.state_norm.epsilon)
+
+
+class LayerNormSimpleRNNForm(CellForm):
+    """tensorflow-addons' `LayerNormSimpleRNNCell`: h = activation(norm(x·W + h·R) + b)."""
+
+    caveat = _NORM_CAVEAT
+
+    def matrices(self):
+        """The kernels, the gain, and the bias as the shift."""
+        found = super().matrices() | _norm_vectors("norm", self.cell.layernorm)
+        return found | ({"norm_beta": tf.convert_to_tensor(self.cell.bias)} if self.cell.use_bias else {})
+
+    def biases(self):
+        """None: the bias comes after the normalisation."""
+        return {}
+
+    project = input_product
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        recurrent = recurrent_product(run, states[0])
+        net = _layer_norm(run, "norm", run.point("net", projected + recurrent), self.cell.layernorm.epsilon)
+        function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
+        hidden = net if limit is None and function is tf.identity else run.point("hidden", function(net))
+        return hidden, (hidden,)
+
+    def output_range(self):
+        """That of the activation."""
+        return activation_range(self.cell)
+
+
+class NASForm(CellForm):
+    """tensorflow-addons' `NASCell`, the cell that a search found (Zoph and Le, 2017)."""
+
+    def matrices(self):
+        """The kernels, and the projection where there is one."""
+        found = super().matrices()
+        if self.cell.projection is not None:
+            found["projection_weights"] = tf.convert_to_tensor(self.cell.projection_weights)
+        return found
+
+    def project(self, x, run):
+        """The product of the inputs; the bias is the recurrent product's."""
+        return run.point("input_product", matrix_product(x, run.weights["kernel"]))
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        before, hidden = states
+        product = matrix_product(hidden, run.weights["recurrent_kernel"], run.weights.get("bias"))
+        pairs = zip(tf.split(projected, 8, -1), tf.split(run.point("recurrent_product", product), 8, -1), strict=True)
+        functions = ["sigmoid", "relu", "sigmoid", "relu", "tanh", "sigmoid", "tanh", "sigmoid"]
+
+        def activated(name, function, value):
+            return activation_point(run, name, value, getattr(keras.activations, function))
+
+        first = [
+            activated(f"first_{index}", function, x * h if index == 3 else x + h)
+            for index, (function, (x, h)) in enumerate(zip(functions, pairs, strict=True))
+        ]
+        second = [
+            activated("second_0", "tanh", first[0] * first[1]),
+            activated("second_1", "tanh", first[2] + first[3]),
+            activated("second_2", "tanh", first[4] * first[5]),
+            activated("second_3", "sigmoid", first[6] + first[7]),
+        ]
+        cell = run.point("cell_state", activated("injected", "tanh", second[0] + before) * second[1])
+        third = activated("third", "tanh", second[2] + second[3])
+        output = activated("hidden", "tanh", cell * third)
+        if self.cell.projection is not None:
+            output = run.point("projection", matrix_product(output, run.weights["projection_weights"]))
+        return output, (cell, output)
+
+    def output_range(self):
+        """That of the last tanh, where no projection follows."""
+        return FIXED["Tanh"] if self.cell.projection is None else None

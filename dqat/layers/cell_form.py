@@ -1,0 +1,149 @@
+"""How a recurrent cell is computed in integers: weights, quantization points and one timestep.
+
+A form is written once and runs three ways: it is traced when a layer is built (which finds its points), inside the
+training loop (where points fake-quantize and record), and unrolled for the export (where points become constant
+fake-quants, and each tensor between two points becomes one int8 operator).
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from dqat.keras_api import keras
+from dqat.observers import Fixed
+
+#: A sigmoid or tanh beyond this input is within an int8 step of its limit, so that a wider range would only
+#: make the steps coarser. The integer kernels saturate there without an operator of their own.
+PREACTIVATION_LIMIT = 8.0
+
+State = tuple[tf.Tensor, ...]
+
+
+class Numerics(Protocol):
+    """What a form computes with."""
+
+    weights: dict[str, tf.Tensor]
+    is_export: bool  # whether operators of the integer graph are being made
+
+    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+        """A tensor that the integer graph stores: quantized here.
+
+        Args:
+            name: unique in the cell.
+            value: float32 [batch, units].
+            limit: values saturate at ±limit.
+            kind: "activation" or "cell_state": which quantizer of the scheme.
+        """
+
+    def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
+        """The hidden state with recurrent dropout, where the layer has it and trains."""
+
+
+class CellForm:
+    """Base of the forms.
+
+    Args:
+        cell: the float cell, whose weights are trained; built before anything but the constructor is used.
+
+    Attributes:
+        is_one_operator: TFLite computes the whole cell in one operator, so that results between points are its own.
+        caveat: what is known to make the integer file differ from the simulation by more than rounding; or empty.
+    """
+
+    is_one_operator = False
+    caveat = ""
+
+    def __init__(self, cell: keras.layers.Layer) -> None:
+        self.cell = cell
+
+    def matrices(self) -> dict[str, tf.Tensor]:
+        """The weights that are quantized, by role, in the shape that their quantizer speaks of."""
+        cell = self.cell
+        return {role: tf.convert_to_tensor(getattr(cell, role)) for role in ("kernel", "recurrent_kernel")}
+
+    def biases(self) -> dict[str, tf.Tensor]:
+        """The weights that stay in float, by role: int32 in the file."""
+        return {"bias": tf.convert_to_tensor(self.cell.bias)} if self.cell.use_bias else {}
+
+    def project(self, x: tf.Tensor, run: Numerics) -> tf.Tensor:
+        """What depends on the inputs alone: computed for all timesteps at once.
+
+        Args:
+            x: float32 [rows, features].
+            run: numerics.
+
+        Returns:
+            float32 [rows, ...].
+        """
+        return x
+
+    def step(self, projected: tf.Tensor, states: State, run: Numerics) -> tuple[tf.Tensor, State]:
+        """One timestep.
+
+        Args:
+            projected: float32 [batch, ...], of `project`.
+            states: float32 [batch, units] each, quantized.
+            run: numerics.
+
+        Returns:
+            Output and new states; each of them the result of a point.
+        """
+        raise NotImplementedError
+
+    def output_range(self) -> Fixed | None:
+        """The range that TFLite prescribes for the output, or None."""
+        return None
+
+
+#: What TFLite's int8 kernels prescribe for the output of an operation, by TensorFlow's name of it.
+FIXED = {"Sigmoid": Fixed(0.0, 255.0 / 256.0), "Tanh": Fixed(-1.0, 127.0 / 128.0)}
+
+
+def activation_range(cell: keras.layers.Layer) -> Fixed | None:
+    """What TFLite prescribes for the output of the cell's activation, or None."""
+    return FIXED.get(activation_name(cell.activation).capitalize())
+
+
+def matrix_product(x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """x [rows, depth] times a matrix [depth, columns], and the bias: one operator of TFLite's."""
+    product = tf.matmul(x, matrix)
+    return product if bias is None else tf.nn.bias_add(product, bias)
+
+
+def input_product(form: CellForm, x: tf.Tensor, run: Numerics) -> tf.Tensor:
+    """`CellForm.project` of cells with one kernel: the inputs' product, quantized."""
+    return run.point("input_product", matrix_product(x, run.weights["kernel"], run.weights.get("bias")))
+
+
+def recurrent_product(run: Numerics, hidden: tf.Tensor) -> tf.Tensor:
+    """The hidden state, with recurrent dropout, times the recurrent kernel: quantized."""
+    return run.point("recurrent_product", matrix_product(run.dropped(hidden), run.weights["recurrent_kernel"]))
+
+
+def sigmoid_point(run: Numerics, name: str, value: tf.Tensor) -> tf.Tensor:
+    """A sigmoid, whose input is a point too."""
+    return run.point(name, tf.sigmoid(run.point(f"{name}_sum", value, limit=PREACTIVATION_LIMIT)))
+
+
+#: Keras' names of the activations that a form can compute, with the limit of what goes into them.
+ACTIVATIONS: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], float | None]] = {
+    "tanh": (tf.tanh, PREACTIVATION_LIMIT),
+    "sigmoid": (tf.sigmoid, PREACTIVATION_LIMIT),
+    "relu": (tf.nn.relu, None),
+    "linear": (tf.identity, None),
+}
+
+
+def activation_name(activation: Any) -> str:
+    """Keras' name of an activation; says so where it has none."""
+    name = getattr(activation, "__name__", str(activation))
+    return name if getattr(keras.activations, name, None) is activation else f"{name}, a function of your own"
+
+
+def activation_point(run: Numerics, name: str, value: tf.Tensor, activation: Any) -> tf.Tensor:
+    """An activation, as TFLite runs it: relu and linear inside the operator before, others on their own."""
+    function, limit = ACTIVATIONS[activation_name(activation)]
+    if limit is None:
+        return run.point(name, function(value))
+    return run.point(name, function(run.point(f"{name}_sum", value, limit=limit)))

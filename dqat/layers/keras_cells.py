@@ -1,0 +1,115 @@
+"""The forms of Keras' own cells."""
+
+import tensorflow as tf
+
+from dqat.layers.cell_form import (
+    ACTIVATIONS,
+    CellForm,
+    activation_name,
+    activation_point,
+    activation_range,
+    input_product,
+    matrix_product,
+    recurrent_product,
+    sigmoid_point,
+)
+
+
+class SimpleRNNForm(CellForm):
+    """`SimpleRNNCell`: h = activation(x·W + b + h·R)."""
+
+    project = input_product
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        recurrent = recurrent_product(run, states[0])
+        hidden = activation_point(run, "hidden", projected + recurrent, self.cell.activation)
+        return hidden, (hidden,)
+
+    def output_range(self):
+        """That of the activation."""
+        return activation_range(self.cell)
+
+
+class GRUForm(CellForm):
+    """`GRUCell`, with the reset gate after the recurrent product or before it."""
+
+    project = input_product
+
+    def matrices(self):
+        """Where the reset gate comes first, the candidate's recurrent matrix is an operator of its own."""
+        found, units = super().matrices(), self.cell.units
+        if not self.cell.reset_after:
+            recurrent = found.pop("recurrent_kernel")
+            found |= {
+                "recurrent_kernel_gates": recurrent[:, : 2 * units],
+                "recurrent_kernel_candidate": recurrent[:, 2 * units :],
+            }
+        return found
+
+    def biases(self):
+        """One bias, or two with `reset_after`."""
+        found = super().biases()
+        if found and self.cell.reset_after:
+            found["bias"], found["recurrent_bias"] = tf.unstack(found["bias"])
+        return found
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        h, units, weights = states[0], self.cell.units, run.weights
+        input_gates, input_candidate = tf.split(projected, [2 * units, units], axis=-1)
+        if self.cell.reset_after:
+            product = matrix_product(run.dropped(h), weights["recurrent_kernel"], weights.get("recurrent_bias"))
+            gates, candidate = tf.split(run.point("recurrent_product", product), [2 * units, units], axis=-1)
+        else:
+            gates = run.point("recurrent_product", matrix_product(run.dropped(h), weights["recurrent_kernel_gates"]))
+        update, reset = tf.split(sigmoid_point(run, "gates", input_gates + gates), 2, axis=-1)
+        if self.cell.reset_after:
+            candidate = run.point("reset_product", reset * candidate)
+        else:
+            reset_hidden = run.point("reset_hidden", reset * run.dropped(h))
+            candidate = run.point(
+                "candidate_product", matrix_product(reset_hidden, weights["recurrent_kernel_candidate"])
+            )
+        candidate = activation_point(run, "candidate", input_candidate + candidate, self.cell.activation)
+        kept = run.point("kept", update * h)
+        new = run.point("new", run.point("openness", 1.0 - update) * candidate)
+        hidden = run.point("hidden", kept + new)
+        return hidden, (hidden,)
+
+
+class LSTMForm(CellForm):
+    """`LSTMCell` out of int8 operators, for what TFLite's fused LSTM can't do; the cell state is int8 too."""
+
+    project = input_product
+
+    def _gates(self, projected, states, run):
+        product = recurrent_product(run, states[0])
+        return tf.split(projected, 4, axis=-1), tf.split(product, 4, axis=-1)
+
+    def _peephole(self, name, cell, run):
+        return None
+
+    def _sum(self, name, gate, cell, run):
+        peephole = self._peephole(name, cell, run)
+        if peephole is None:
+            return gate[0] + gate[1]
+        return run.point(f"{name}_products", gate[0] + gate[1]) + peephole
+
+    def _normalised_cell(self, cell, run):
+        return cell
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        before = states[1]
+        i, f, g, o = zip(*self._gates(projected, states, run), strict=True)
+        i = sigmoid_point(run, "input_gate", self._sum("input_gate", i, before, run))
+        f = sigmoid_point(run, "forget_gate", self._sum("forget_gate", f, before, run))
+        g = activation_point(run, "candidate", g[0] + g[1], self.cell.activation)
+        kept, new = run.point("kept", f * before), run.point("new", i * g)
+        cell = self._normalised_cell(run.point("cell_state", kept + new), run)
+        o = sigmoid_point(run, "output_gate", self._sum("output_gate", o, cell, run))
+        function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
+        activated = cell if limit is None and function is tf.identity else run.point("cell_activation", function(cell))
+        hidden = run.point("hidden", o * activated)
+        return hidden, (hidden, cell)
