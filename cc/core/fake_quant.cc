@@ -12,7 +12,8 @@ GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
       run_(layout.interleaved() ? std::max<int64_t>(layout.inner, 1) : 1),
       columns_(channels_ * run_),
       entries_(columns_ * plan.repeat),
-      data_(new float[kFields * entries_]) {}
+      stride_(ArrayStride(entries_)),
+      data_(new (kAlignment) float[kFields * stride_]) {}
 
 void GridTable::Set(int64_t channel, const Grid& grid) {
   const float fields[kFields] = {

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "core/layout.h"
@@ -46,13 +47,19 @@ class GridTable {
 
  private:
   static constexpr int64_t kFields = 8;
-  float* Field(int64_t index) const { return data_.get() + index * entries_; }
+  struct Free {
+    void operator()(float* data) const { ::operator delete[](data, kAlignment); }
+  };
+  // A cache line, so that no vector is read from two.
+  static constexpr std::align_val_t kAlignment{64};
+  float* Field(int64_t index) const { return data_.get() + index * stride_; }
 
   int64_t channels_;
   int64_t run_;      // consecutive entries of one channel
   int64_t columns_;  // entries of one row
   int64_t entries_;
-  std::unique_ptr<float[]> data_;
+  int64_t stride_;  // from one field to the next
+  std::unique_ptr<float[], Free> data_;
   bool any_passthrough_ = false;
 };
 

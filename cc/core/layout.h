@@ -10,6 +10,16 @@
 
 namespace dqat::core {
 
+// Floats from the start of one array to the next, where several of n floats are walked side by side: whole
+// cache lines, and for long arrays a distance that no two of them share within a page. A multiple of 4 KiB
+// would give all arrays' i-th elements the same few places in the first-level cache.
+inline int64_t ArrayStride(int64_t n) {
+  constexpr int64_t kLine = 16, kLinesOfPage = 64, kDistance = 17;
+  const int64_t lines = (n + kLine - 1) / kLine;
+  if (lines < kDistance) return lines * kLine;
+  return (lines + (kLinesOfPage + kDistance - lines % kLinesOfPage) % kLinesOfPage) * kLine;
+}
+
 // A group of channels that share a range counts as one channel whose `inner` is so much longer.
 struct ChannelLayout {
   static constexpr int64_t kShortInner = 32;

@@ -51,11 +51,11 @@ inline void ForEachBlock(tensorflow::OpKernelContext* context, const core::Block
   });
 }
 
-// Scratch memory for partial records or sums: two arrays of plan.partials floats.
+// Scratch memory for partial records or sums: two arrays of at least plan.partials floats.
 class Partials {
  public:
   tensorflow::Status Allocate(tensorflow::OpKernelContext* context, const core::BlockPlan& plan) {
-    return context->allocate_temp(tensorflow::DT_FLOAT, {2, plan.partials}, &memory_);
+    return context->allocate_temp(tensorflow::DT_FLOAT, {2, core::ArrayStride(plan.partials)}, &memory_);
   }
 
   float* first() { return memory_.flat<float>().data(); }

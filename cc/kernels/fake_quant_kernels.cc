@@ -23,7 +23,7 @@ using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::errors::InvalidArgument;
 
-constexpr int64_t kCostPerElement = 2;
+constexpr int64_t kCostPerElement = 1;
 
 // Checks the ranges and puts their grids into the table.
 Status ReadGrids(const Tensor& min, const Tensor& max, const core::QuantizerSpec& spec, GridTable* grids) {
