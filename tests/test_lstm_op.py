@@ -274,17 +274,6 @@ def test_the_gradient_refuses_wrong_shapes(rng):
             native.ops.dqat_quantized_lstm_grad(*wrong)
 
 
-def test_static_shapes_are_known_when_a_graph_is_built():
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 5])])
-    def build(x):
-        results = ops.quantized_lstm(x, tf.zeros([5, 28]), tf.zeros([7, 28]), None, *RANGES["wide"])
-        assert results.outputs.shape.as_list() == [None, None, 7]
-        assert results.hidden.shape.as_list() == [None, 7]
-        return results.outputs
-
-    build.get_concrete_function()
-
-
 @pytest.mark.parametrize(
     "observer, is_fused",
     [(MovingAverage(), True), (LastValue(), True), (Fixed(-1.0, 1.0), True), (MSE(), False), (LearnedStep(), False)],

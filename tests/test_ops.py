@@ -324,22 +324,6 @@ def test_a_range_of_wrong_shape_is_refused(low, axis, message):
         dqat.ops.fake_quant(np.ones((2, 3), np.float32), low, np.negative(low), axis=axis)
 
 
-def test_a_range_of_wrong_shape_is_refused_when_the_graph_is_built():
-    function = tf.function(lambda x: dqat.ops.fake_quant(x, [-1.0, -1.0], [1.0, 1.0], axis=-1))
-    with pytest.raises(ValueError, match="Dimensions must be equal, but are 3 and 2"):
-        function.get_concrete_function(tf.TensorSpec([None, 3]))
-
-
-def test_static_shapes_survive_unknown_ones():
-    function = tf.function(lambda x: dqat.ops.fake_quant_track(x, [-1.0] * 3, [1.0] * 3, axis=-1))
-    y, low, high = function.get_concrete_function(tf.TensorSpec([None, 3])).outputs
-    assert y.shape.as_list() == [None, 3]
-    assert low.shape == high.shape == [3]
-    y, low, _ = function.get_concrete_function(tf.TensorSpec(None)).outputs
-    assert y.shape.rank is None
-    assert low.shape == [3]
-
-
 @pytest.mark.parametrize("num_bits", [1, 17])
 def test_a_wrong_number_of_bits_is_refused(num_bits):
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match="num_bits|>= minimum 2"):

@@ -27,13 +27,14 @@ Status NumRanges(InferenceContext* c, ShapeHandle x, DimensionHandle* ranges) {
   return c->Divide(c->Dim(x, axis), group_size, /*evenly_divisible=*/true, ranges);
 }
 
-// Checks that input `index` (min or max) has one value a range, or is a scalar when the range is per tensor.
-// `range` returns its shape, refined by what is known of x.
+// Checks that inputs `index` and `index + 1` (min and max, or step and signed) have one value a range, or are
+// scalars where the range is per tensor. `range` returns their shape, refined by what is known of x.
 Status RangeShape(InferenceContext* c, ShapeHandle x, int index, ShapeHandle* range) {
   bool per_channel;
   TF_RETURN_IF_ERROR(c->GetAttr("per_channel", &per_channel));
-  if (!per_channel) return c->WithRank(c->input(index), 0, range);
-  TF_RETURN_IF_ERROR(c->WithRank(c->input(index), 1, range));
+  TF_RETURN_IF_ERROR(c->Merge(c->input(index), c->input(index + 1), range));
+  if (!per_channel) return c->WithRank(*range, 0, range);
+  TF_RETURN_IF_ERROR(c->WithRank(*range, 1, range));
   DimensionHandle ranges;
   TF_RETURN_IF_ERROR(NumRanges(c, x, &ranges));
   TF_RETURN_IF_ERROR(c->Merge(ranges, c->Dim(*range, 0), &ranges));
@@ -44,7 +45,6 @@ Status RangeShape(InferenceContext* c, ShapeHandle x, int index, ShapeHandle* ra
 Status FakeQuantShape(InferenceContext* c) {
   ShapeHandle range;
   TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &range));
-  TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 2, &range));
   c->set_output(0, c->input(0));
   if (c->num_outputs() == 3) {
     c->set_output(1, range);
@@ -57,7 +57,6 @@ Status FakeQuantGradShape(InferenceContext* c) {
   ShapeHandle x, range;
   TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(1), &x));
   TF_RETURN_IF_ERROR(RangeShape(c, x, 2, &range));
-  TF_RETURN_IF_ERROR(RangeShape(c, x, 3, &range));
   c->set_output(0, x);
   c->set_output(1, range);
   c->set_output(2, range);
@@ -125,7 +124,6 @@ Status HistogramRangeShape(InferenceContext* c) {
 Status FakeQuantLearnedShape(InferenceContext* c) {
   ShapeHandle steps, scalar;
   TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &steps));
-  TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 2, &steps));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 0, &scalar));
   c->set_output(0, c->input(0));
   c->set_output(1, steps);
@@ -137,7 +135,6 @@ Status FakeQuantLearnedGradShape(InferenceContext* c) {
   ShapeHandle x, steps, scalar;
   TF_RETURN_IF_ERROR(c->Merge(c->input(0), c->input(1), &x));
   TF_RETURN_IF_ERROR(RangeShape(c, x, 2, &steps));
-  TF_RETURN_IF_ERROR(RangeShape(c, x, 3, &steps));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 0, &scalar));
   c->set_output(0, x);
   c->set_output(1, steps);
@@ -154,7 +151,7 @@ struct LstmDimensions {
   }
 
   Status Read(InferenceContext* c, int first) {
-    ShapeHandle x, kernel, recurrent, bias, state, range;
+    ShapeHandle x, kernel, recurrent, bias, mask, state, range;
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 3, &x));
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &kernel));
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 2, &recurrent));
@@ -171,9 +168,21 @@ struct LstmDimensions {
       TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(state, 0), &batch));
       TF_RETURN_IF_ERROR(c->Merge(units, c->Dim(state, 1), &units));
     }
-    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 6), 2, &range));
     for (int i = 7; i < 11; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(first + i), 0, &range));
-    return c->Multiply(units, 4, &gates);
+    TF_RETURN_IF_ERROR(c->Multiply(units, 4, &gates));
+    if (!IsEmpty(c, c->Dim(bias, 0))) TF_RETURN_IF_ERROR(Fits(c, bias, c->Vector(gates)));
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 6), 2, &mask));
+    if (IsEmpty(c, c->Dim(mask, 0)) && IsEmpty(c, c->Dim(mask, 1))) return tensorflow::OkStatus();
+    return Fits(c, mask, time_major ? c->Matrix(time, batch) : c->Matrix(batch, time));
+  }
+
+  // Of what may be left out by being empty.
+  static bool IsEmpty(InferenceContext* c, DimensionHandle size) {
+    return c->ValueKnown(size) && c->Value(size) == 0;
+  }
+
+  static Status Fits(InferenceContext* c, ShapeHandle given, ShapeHandle wanted) {
+    return c->Merge(given, wanted, &given);
   }
 };
 
@@ -191,12 +200,16 @@ Status QuantizedLstmShape(InferenceContext* c) {
 Status QuantizedLstmGradShape(InferenceContext* c) {
   LstmDimensions d;
   TF_RETURN_IF_ERROR(d.Read(c, 3));
+  const ShapeHandle state = c->Matrix(d.batch, d.units);
+  for (int i : {0, 14}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), d.Sequence(c, d.units)));
+  for (int i : {1, 2}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), state));
+  TF_RETURN_IF_ERROR(d.Fits(c, c->input(15), d.Sequence(c, c->UnknownDim())));
   c->set_output(0, d.Sequence(c, d.gates));
   c->set_output(1, c->Matrix(d.features, d.gates));
   c->set_output(2, c->Matrix(d.units, d.gates));
   c->set_output(3, c->input(6));
-  c->set_output(4, c->Matrix(d.batch, d.units));
-  c->set_output(5, c->Matrix(d.batch, d.units));
+  c->set_output(4, state);
+  c->set_output(5, state);
   return tensorflow::OkStatus();
 }
 
