@@ -1,12 +1,15 @@
 """dqat's ops against TensorFlow's, against tfmot's composition, and against a plain pass over the memory.
 
-python -m benchmarks.ops [--json FILE] [--plot FILE] [--quick]
+python -m benchmarks.ops [--json FILE] [--plot FILE] [--quick] [--gpu]
 
 What is timed is the kernel, not Python: single ops are called eagerly on tensors that exist already, which costs
 some 20 microseconds a call for all alike; what is several ops (a training step's quantizer) runs as a
 `tf.function`, ours as well as tfmot's, and with the same small ops for the averages. Outputs are allocated and
 freed within the measured time, by TensorFlow's allocator, for all alike. The plain pass is `x * 0.5`, per channel
 too; for gradients, which read two tensors, it is `dy * x`, and for steps it is a `tf.function` as well.
+
+On a GPU a measured time is that of 20 calls in a row and of waiting for the device; tensors are larger there, so that
+the device is busy longer than Python needs to launch the next call.
 
 Each number of threads has a process of its own, because TensorFlow fixes its pools when it starts. `timing.py`
 says how a busy machine is kept out of the ratios. About 3 minutes on two cores.
@@ -25,7 +28,7 @@ import typer
 
 import dqat
 from benchmarks import report
-from benchmarks.contenders import contenders
+from benchmarks.contenders import Call, contenders
 from benchmarks.timing import take_turns
 
 Shape = tuple[int, ...]
@@ -34,6 +37,8 @@ IMAGES, SQUARE, SEQUENCES = (64, 56, 56, 64), (1024, 1024), (32, 128, 512)
 SHAPES: tuple[Shape, ...] = (IMAGES, SQUARE, SEQUENCES, (1024, 4096), (1, 1, 512, 1024))
 THREADS = (1, 2)
 QUICK_SHAPES: tuple[Shape, ...] = ((8, 16),)
+GPU_SHAPES: tuple[Shape, ...] = ((256, 56, 56, 64), (8192, 8192), (256, 512, 512), (16384, 4096), (1, 1, 512, 1024))
+GPU_CALLS = 20
 
 #: For each contender of a case; slow peers take longer for their fewest rounds.
 SECONDS = 0.3
@@ -96,6 +101,35 @@ def measure_case(shape: Shape, per_channel: bool, threads: int, seconds: float =
     ]
 
 
+def _in_a_row(call: Call) -> Call:
+    def calls() -> None:
+        for _ in range(GPU_CALLS):
+            call()
+        tf.test.experimental.sync_devices()
+
+    return calls
+
+
+def measure_gpu(shapes: Sequence[Shape], seconds: float = SECONDS) -> list[report.Row]:
+    """The rows of all shapes on the first GPU, in this process; there are no targets.
+
+    Raises:
+        RuntimeError: where TensorFlow sees no GPU, or dqat has no kernels for it.
+    """
+    if not (tf.config.list_physical_devices("GPU") and dqat.build_info()["cuda"]):
+        raise RuntimeError("no GPU, or a build of dqat without CUDA kernels: see `dqat doctor`")
+    rows: list[report.Row] = []
+    with tf.device("GPU:0"):
+        for shape in shapes:
+            for per_channel in (False, True):
+                rounds = take_turns({k: _in_a_row(v) for k, v in contenders(shape, per_channel).items()}, seconds)
+                case = f"{'x'.join(map(str, shape))} per {'channel' if per_channel else 'tensor'}, GPU"
+                for each in COMPARISONS:
+                    row = rounds.row(case, each.what, each.ours, each.theirs, each.peer)
+                    rows.append({**row, "seconds": row["seconds"] / GPU_CALLS, "target": None})
+    return rows
+
+
 def _measure(shapes: Sequence[Shape], threads: int, seconds: float) -> list[report.Row]:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -120,6 +154,10 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": models[0] if models else "unknown",
         "cores": multiprocessing.cpu_count(),
+        "gpus": [
+            tf.config.experimental.get_device_details(gpu).get("device_name", "unknown")
+            for gpu in tf.config.list_physical_devices("GPU")
+        ],
         "date": datetime.date.today().isoformat(),
         "tensorflow": tf.__version__,
         "dqat": dqat.build_info(),
@@ -130,10 +168,14 @@ def main(
     json: Annotated[pathlib.Path | None, typer.Option(help="Write the rows here.")] = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Draw the ratios here, as PNG.")] = None,
     quick: Annotated[bool, typer.Option(help="One tiny shape, to see that it runs.")] = False,
+    gpu: Annotated[bool, typer.Option(help="On the first GPU instead of the CPU.")] = False,
 ) -> None:
     """Times dqat's ops and prints the ratios."""
     shapes, seconds = (QUICK_SHAPES, 0.0) if quick else (SHAPES, SECONDS)
-    rows = [row for threads in THREADS for row in measure(shapes, threads, seconds)]
+    if gpu:
+        rows = measure_gpu(QUICK_SHAPES if quick else GPU_SHAPES, seconds)
+    else:
+        rows = [row for threads in THREADS for row in measure(shapes, threads, seconds)]
     where = machine()
     report.print_ratios(rows, where)
     if json is not None:

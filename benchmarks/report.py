@@ -39,8 +39,9 @@ def caption(rows: Sequence[Row], machine: dict[str, Any]) -> str:
     """Where the figures are from and how far they scatter."""
     scatter = statistics.median((row["ratio_quartiles"][1] - row["ratio_quartiles"][0]) / row["ratio"] for row in rows)
     dqat = machine["dqat"]
+    gpus = "".join(f"{name}, " for name in machine.get("gpus", []))
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}, TensorFlow {machine['tensorflow']}, "
+        f"{gpus}{machine['cpu']}, {machine['cores']} cores, {machine['date']}, TensorFlow {machine['tensorflow']}, "
         f"dqat {dqat['dqat']} ({dqat['instruction_set']}, g++ {dqat['compiler']}); "
         f"the middle half of the rounds spans {scatter:.0%} of the ratio, typically"
     )
