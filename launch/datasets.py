@@ -1,6 +1,5 @@
-"""Loaders of the examples' data sets."""
+"""Loaders of the examples' sequences: speech, sensors, text."""
 
-import gzip
 import pathlib
 
 import numpy as np
@@ -39,57 +38,6 @@ def japanese_vowels(folder: pathlib.Path) -> tuple[Samples, Samples]:
         and int32 speakers 0 to 8; 270 and 370 utterances.
     """
     return _read_ts(folder / "JapaneseVowels_TRAIN.ts"), _read_ts(folder / "JapaneseVowels_TEST.ts")
-
-
-def fashion_mnist(folder: pathlib.Path) -> tuple[Samples, Samples]:
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017).
-
-    Args:
-        folder: holds the four files that Zalando distributes, such as train-images-idx3-ubyte.gz.
-
-    Returns:
-        Training and test set: uint8 images [images, 28, 28, 1] and int32 labels 0 to 9; 60,000 and 10,000.
-    """
-
-    def read(name: str, header: int) -> np.ndarray:
-        path = folder / name
-        if not path.is_file():
-            raise SystemExit(
-                f"{path} is missing: run `python launch/fetch_data.py --only FashionMNIST`, or put the file there"
-            )
-        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
-
-    return tuple(
-        (
-            read(f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1),
-            read(f"{part}-labels-idx1-ubyte.gz", 8).astype(np.int32),
-        )
-        for part in ("train", "t10k")
-    )
-
-
-def image_folder(folder: pathlib.Path, size: int) -> tuple[Samples, Samples]:
-    """JPEG, PNG, GIF or BMP files in `train/CLASS` and `test/CLASS`.
-
-    Args:
-        folder: holds `train` and `test`.
-        size: images are resized to this, in pixels.
-
-    Returns:
-        Training and test set: uint8 images [images, size, size, 3] and int32 labels in the classes' order.
-    """
-    import tensorflow as tf
-
-    parts = []
-    for part in ("train", "test"):
-        dataset = tf.keras.utils.image_dataset_from_directory(
-            folder / part, image_size=(size, size), shuffle=False, batch_size=256
-        )
-        images, labels = zip(
-            *((tf.cast(image, tf.uint8).numpy(), label.numpy()) for image, label in dataset), strict=True
-        )
-        parts.append((np.concatenate(images), np.concatenate(labels).astype(np.int32)))
-    return tuple(parts)
 
 
 #: A window of the smartwatch set: two seconds at 50 Hz.

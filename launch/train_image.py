@@ -1,17 +1,21 @@
 """Trains an image classifier in float, fine-tunes it quantization-aware, exports it to int8 and verifies it.
 
-python launch/train_image.py --network MobileNetV2                     one process
-horovodrun -np 2 python launch/train_image.py --network MobileNetV2    two processes, same script
+python launch/train_image.py --network MobileNetV2 --width 0.35             Fashion-MNIST, one process
+horovodrun -np 2 python launch/train_image.py --network ResNet20            two processes, same script
+python launch/train_image.py --data FOLDER --size 224 --network ResNet50    images in FOLDER/train and FOLDER/test
+python launch/train_image.py --data tfds:imagenet2012 --size 224 --network MobileNet --weights imagenet \
+    --float-epochs 0 --rate 3e-5 --qat-epochs 1                             from published weights
 """
 
 import pathlib
 from dataclasses import dataclass
 from typing import Annotated
 
+import images
+import networks
 import numpy as np
 import tensorflow as tf
 import typer
-from datasets import Samples, fashion_mnist, image_folder
 from rich.console import Console
 from rich.table import Table
 
@@ -22,16 +26,23 @@ keras = tf.keras
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """What the command line says.
+
+    Attributes:
+        rate: first learning rate of Adam in float; a tenth of it quantization-aware; both fall to 0 as a cosine.
+        weights: what the float network starts from; see `networks.build`.
+    """
 
     network: str
-    width: float
-    size: int
-    batch: int
-    float_epochs: int
-    qat_epochs: int
-    range_sync: str
-    out: pathlib.Path
+    width: float = 1.0
+    size: int = 32
+    batch: int = 64
+    float_epochs: int = 10
+    qat_epochs: int = 3
+    rate: float = 3e-3
+    weights: str | None = None
+    range_sync: str = "delayed"
+    out: pathlib.Path = pathlib.Path("out")
 
 
 @dataclass(frozen=True)
@@ -47,44 +58,22 @@ class Result:
     identical: bool
 
 
-def build_model(options: Options, classes: int) -> keras.Model:
-    """A network of `keras.applications`, with logits instead of its softmax."""
-    builder = getattr(keras.applications, options.network, None)
-    if builder is None:
-        raise typer.BadParameter(f"keras.applications has no {options.network!r}")
-    narrower = {} if options.width == 1.0 else {"alpha": options.width}
-    model = builder(
-        weights=None,
-        input_shape=(options.size, options.size, 3),
-        classes=classes,
-        classifier_activation=None,
-        **narrower,
-    )
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            # With the networks' own 0.99 to 0.999 the statistics have not arrived after a few hundred steps.
-            layer.momentum = min(layer.momentum, 0.9)
-    return model
+def training_set(data: images.Images, options: Options, seed: int) -> tf.data.Dataset:
+    """Batches of the training set as the network wants them."""
+    return data.batches(options.size, options.batch, networks.preprocessing(options.network), seed)
 
 
-def prepared(samples: Samples, options: Options, seed: int | None) -> tf.data.Dataset:
-    """Batches of float32 images in [-1, 1] of the network's size, with int32 labels; shuffled with a seed."""
-    images, labels = samples
-    dataset = tf.data.Dataset.from_tensor_slices((images, labels))
-    if seed is not None:
-        dataset = dataset.shuffle(len(images), seed=seed)
-
-    def convert(batch: tf.Tensor, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.image.resize(tf.cast(batch, tf.float32) / 127.5 - 1.0, (options.size, options.size))
-        return tf.tile(batch, [1, 1, 1, 3 // images.shape[-1]]), classes
-
-    return dataset.batch(options.batch, drop_remainder=seed is not None).map(convert).prefetch(2)
+def test_set(data: images.Images, options: Options) -> tf.data.Dataset:
+    """The same of the test set."""
+    return data.batches(options.size, options.batch, networks.preprocessing(options.network), None)
 
 
 def train(
     model: keras.Model, strategy: dqat.distribute.Strategy, dataset: tf.data.Dataset, rate: float, epochs: int
 ) -> None:
-    """The same for the float model and the quantized one."""
+    """The same for the float model and the quantized one: Adam, a learning rate that falls to 0 as a cosine."""
+    if not epochs:
+        return
     steps = int(dataset.cardinality()) * epochs
     with strategy.scope():
         model.compile(
@@ -96,40 +85,67 @@ def train(
     model.fit(**data, epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose(2))
 
 
+def train_float(options: Options, data: images.Images, strategy: dqat.distribute.Strategy, seed: int) -> keras.Model:
+    """The float network, trained."""
+    keras.utils.set_random_seed(seed)
+    try:
+        with strategy.scope():
+            model = networks.build(
+                options.network, size=options.size, classes=data.classes, width=options.width, weights=options.weights
+            )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    strategy.print(
+        f"\nseed {seed}: {options.network}, {model.count_params():,} weights, {strategy.size} replicas, float"
+    )
+    train(model, strategy, training_set(data, options, seed), options.rate, options.float_epochs)
+    return model
+
+
+def train_further(
+    model: keras.Model, options: Options, data: images.Images, strategy: dqat.distribute.Strategy, seed: int
+) -> None:
+    """What follows on float training, quantization-aware."""
+    train(model, strategy, training_set(data, options, seed), options.rate / 10, options.qat_epochs)
+
+
+def logits_of(model: keras.Model, dataset: tf.data.Dataset) -> np.ndarray:
+    """What a float model gives. `predict` would wait for the other workers, which are done."""
+    infer = tf.function(lambda batch: model(batch, training=False))
+    return np.concatenate([infer(batch).numpy() for batch, _ in dataset])
+
+
+def labels_of(dataset: tf.data.Dataset) -> np.ndarray:
+    """int32 labels of all samples."""
+    return np.concatenate([labels.numpy() for _, labels in dataset])
+
+
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Share of right answers, 0 to 1."""
     return float((logits.argmax(-1) == labels).mean())
 
 
-def run(seed: int, options: Options, training: Samples, test: Samples) -> Result | None:
+def run(seed: int, options: Options, data: images.Images) -> Result | None:
     """One seed from float training to the verified file; gives figures on the chief."""
     strategy = dqat.distribute.Strategy()
-    keras.utils.set_random_seed(seed)
-    dataset, held_out = prepared(training, options, seed), prepared(test, options, None)
-    with strategy.scope():
-        model = build_model(options, classes=int(training[1].max()) + 1)
-    strategy.print(
-        f"\nseed {seed}: {options.network}, {model.count_params():,} weights, {strategy.size} replicas, float"
-    )
-    train(model, strategy, dataset, 3e-3, options.float_epochs)
-
+    model = train_float(options, data, strategy, seed)
     strategy.print(f"seed {seed}: quantization-aware, ranges {options.range_sync}")
     with strategy.scope():
         quantized = dqat.quantize_model(model, range_sync=options.range_sync)
-    train(quantized, strategy, dataset, 3e-4, options.qat_epochs)
+    train_further(quantized, options, data, strategy, seed)
     identical = strategy.ranges_identical(quantized)
     if not strategy.is_chief:
         return None
 
     path = options.out / f"{options.network}_{seed}.tflite"
     report = dqat.export_tflite(quantized, path)
+    held_out = test_set(data, options)
     parity = dqat.verify(quantized, path, held_out)
-    # `predict` would wait for the other workers, which are done.
-    floats = np.concatenate([model(images, training=False).numpy() for images, *_ in held_out])
+    labels = labels_of(held_out)
     return Result(
-        float_accuracy=accuracy(floats, test[1]),
-        simulation_accuracy=accuracy(parity.simulation, test[1]),
-        int8_accuracy=accuracy(parity.integer, test[1]),
+        float_accuracy=accuracy(logits_of(model, held_out), labels),
+        simulation_accuracy=accuracy(parity.simulation, labels),
+        int8_accuracy=accuracy(parity.integer, labels),
         int8_bytes=report.size,
         weights=model.count_params(),
         parity=parity,
@@ -163,29 +179,34 @@ def show(results: list[Result], options: Options) -> None:
 
 def main(
     data: Annotated[
-        pathlib.Path,
+        str,
         typer.Option(
-            help="Folder with Fashion-MNIST's .gz files, or with `train` and `test`, a folder of images a class."
+            help="Folder with Fashion-MNIST's .gz files; or with `train` and `test` (or `val`), a folder of images a "
+            "class; or tfds:NAME, a data set of TensorFlow Datasets such as tfds:imagenet2012."
         ),
-    ] = pathlib.Path("data/FashionMNIST"),
+    ] = "data/FashionMNIST",
     out: Annotated[pathlib.Path, typer.Option(help="Where the .tflite files go.")] = pathlib.Path("out"),
-    network: Annotated[str, typer.Option(help="A name in keras.applications.")] = "MobileNetV2",
-    width: Annotated[float, typer.Option(help="Channels over the network's usual ones (MobileNets' alpha).")] = 1.0,
+    network: Annotated[str, typer.Option(help="A name in keras.applications, or ResNet20.")] = "MobileNetV2",
+    width: Annotated[float, typer.Option(help="Channels over the usual ones: MobileNets' alpha, ResNet20.")] = 1.0,
     size: Annotated[int, typer.Option(help="Of the images, in pixels.")] = 32,
     samples: Annotated[int, typer.Option(help="Training images; 0 takes all.")] = 0,
     batch: Annotated[int, typer.Option(help="Batch size over all replicas.")] = 64,
     float_epochs: Annotated[int, typer.Option(help="Epochs in float.")] = 10,
     qat_epochs: Annotated[int, typer.Option(help="Epochs quantization-aware.")] = 3,
+    rate: Annotated[float, typer.Option(help="First learning rate in float; a tenth of it quantization-aware.")] = 3e-3,
+    weights: Annotated[
+        str | None, typer.Option(help="Start from these: imagenet, or a file that keras.applications takes.")
+    ] = None,
     range_sync: Annotated[str, typer.Option(help="delayed, exact or off.")] = "delayed",
     seeds: Annotated[int, typer.Option(help="Number of runs, with seeds 0, 1, …")] = 1,
 ) -> None:
-    """Image classification, from float training to a verified int8 file."""
-    options = Options(network, width, size, batch, float_epochs, qat_epochs, range_sync, out)
-    training, test = image_folder(data, size) if (data / "train").is_dir() else fashion_mnist(data)
-    if samples:
-        training = training[0][:samples], training[1][:samples]
+    """Image classification on any engine, from float training to a verified int8 file."""
+    options = Options(
+        network, width, size, batch, float_epochs, qat_epochs, rate, weights, range_sync=range_sync, out=out
+    )
+    found = images.find(data).first(samples)
     out.mkdir(parents=True, exist_ok=True)
-    results = [run(seed, options, training, test) for seed in range(seeds)]
+    results = [run(seed, options, found) for seed in range(seeds)]
     if all(results):
         show(results, options)
 

@@ -2,12 +2,13 @@
 
 python launch/train_sequence.py                                one process: LSTM, speaker identification
 python launch/train_sequence.py --task watch --cell bilstm     exercises seen by a smartwatch
-python launch/train_sequence.py --task text --units 512 --layers 2
+python launch/train_sequence.py --task text                     the next character of English text, 2 x 512 units
 horovodrun -np 2 python launch/train_sequence.py               two processes, same script
 """
 
 import pathlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -21,34 +22,79 @@ import dqat
 
 keras = tf.keras
 
-#: By task: the loader, the folder of its data, and what the test set is called.
-TASKS = {
-    "speech": (japanese_vowels, "JapaneseVowels", "JapaneseVowels"),
-    "watch": (smartwatch, "Watch", "the smartwatch exercises, people who are not in training"),
-    "text": (python_topics, "", "Python's manual: the next character"),
-}
 CELLS = {
     "lstm": keras.layers.LSTM,
     "gru": keras.layers.GRU,
     "rnn": keras.layers.SimpleRNN,
     "bilstm": lambda units, **options: keras.layers.Bidirectional(keras.layers.LSTM(units, **options)),
 }
+#: The learning rate quantization-aware starts at this share of that in float.
+QAT_RATE = 1 / 50
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says."""
+class Recipe:
+    """How a task is trained.
 
-    task: str
-    cell: str
+    Attributes:
+        units: of each recurrent layer.
+        layers: number of them.
+        batch: over all replicas.
+        float_epochs: in float.
+        qat_epochs: quantization-aware, afterwards.
+        rate: first learning rate of Adam in float; a fiftieth of it afterwards; both fall to 0 as a cosine.
+        dropout: behind each recurrent layer.
+    """
+
     units: int
     layers: int
     batch: int
     float_epochs: int
     qat_epochs: int
     rate: float
-    range_sync: str
-    out: pathlib.Path
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set.
+
+    Attributes:
+        load: takes a folder and gives training and test set.
+        folder: of its data, in the folder of all.
+        title: what the test set is called.
+        recipe: what its options are unless the command line says otherwise.
+    """
+
+    load: Callable[[pathlib.Path], tuple[Samples, Samples]]
+    folder: str
+    title: str
+    recipe: Recipe
+
+
+TASKS = {
+    "speech": Task(japanese_vowels, "JapaneseVowels", "JapaneseVowels", Recipe(128, 1, 18, 40, 10, 5e-3, 0.5)),
+    "watch": Task(
+        smartwatch, "Watch", "the smartwatch exercises, people not in training", Recipe(64, 1, 128, 10, 3, 5e-3, 0.5)
+    ),
+    "text": Task(python_topics, "", "Python's manual: the next character", Recipe(512, 2, 32, 3, 1, 2e-3, 0.1)),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says, beside what the task's recipe does."""
+
+    task: str
+    cell: str
+    recipe: Recipe
+    range_sync: str = "delayed"
+    out: pathlib.Path = pathlib.Path("out")
+
+    @property
+    def path(self) -> str:
+        """Where files of this model go: the name, but for the seed and suffix."""
+        return str(self.out / f"{self.task}_{self.cell}")
 
 
 @dataclass(frozen=True)
@@ -70,25 +116,31 @@ class Result:
 
 def build_model(options: Options, samples: np.ndarray, classes: int) -> keras.Model:
     """Stacked recurrent layers and a dense layer that gives logits: for the sequence, or for each character."""
-    is_text = options.task == "text"
+    is_text, recipe = options.task == "text", options.recipe
     inputs = outputs = keras.Input(samples.shape[1:], dtype=samples.dtype, name="sequence")
     if is_text:
         outputs = keras.layers.Embedding(len(ALPHABET), 64)(outputs)
-    for index in range(options.layers):
-        every_step = is_text or index < options.layers - 1
-        outputs = CELLS[options.cell](options.units, return_sequences=every_step)(outputs)
-        outputs = keras.layers.Dropout(0.1 if is_text else 0.5)(outputs)
+    for index in range(recipe.layers):
+        every_step = is_text or index < recipe.layers - 1
+        outputs = CELLS[options.cell](recipe.units, return_sequences=every_step)(outputs)
+        outputs = keras.layers.Dropout(recipe.dropout)(outputs)
     return keras.Model(inputs, keras.layers.Dense(classes, name="class")(outputs))
 
 
 def train(
     model: keras.Model,
     strategy: dqat.distribute.Strategy,
-    dataset: tf.data.Dataset,
-    schedule: keras.optimizers.schedules.LearningRateSchedule,
+    training: Samples,
+    batch: int,
+    rate: float,
     epochs: int,
+    seed: int,
 ) -> None:
-    """The same for the float model and the quantized one."""
+    """The same for the float model and the quantized one: Adam, a learning rate that falls to 0 as a cosine."""
+    count = len(training[0])
+    dataset = tf.data.Dataset.from_tensor_slices(training).shuffle(count, seed=seed)
+    dataset = dataset.batch(batch, drop_remainder=True)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, max(1, count // batch * epochs))
     with strategy.scope():
         model.compile(
             strategy.optimizer(keras.optimizers.Adam(schedule)),
@@ -96,6 +148,32 @@ def train(
             metrics=["accuracy"],
         )
     model.fit(**strategy.fit_data(dataset), epochs=epochs, callbacks=strategy.callbacks(), verbose=strategy.verbose())
+
+
+def train_float(options: Options, training: Samples, strategy: dqat.distribute.Strategy, seed: int) -> keras.Model:
+    """A float model from the first weights, as the recipe says."""
+    recipe, (samples, labels) = options.recipe, training
+    keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        model = build_model(options, samples, len(ALPHABET) if options.task == "text" else int(labels.max()) + 1)
+    strategy.print(
+        f"\nseed {seed}: {model.count_params():,} weights, {strategy.size} replicas ({strategy.engine}), float"
+    )
+    train(model, strategy, training, recipe.batch, recipe.rate, recipe.float_epochs, seed)
+    return model
+
+
+def train_further(
+    model: keras.Model, options: Options, training: Samples, strategy: dqat.distribute.Strategy, seed: int
+) -> None:
+    """What follows on float training: `model` is the quantized one, or the float one for comparison."""
+    recipe = options.recipe
+    train(model, strategy, training, recipe.batch, recipe.rate * QAT_RATE, recipe.qat_epochs, seed)
+
+
+def logits_of(model: keras.Model, samples: np.ndarray) -> np.ndarray:
+    """What a float model gives. `predict` would wait for the other workers, which are done."""
+    return np.concatenate([model(samples[begin : begin + 64]).numpy() for begin in range(0, len(samples), 64)])
 
 
 def float_tflite(model: keras.Model, path: pathlib.Path) -> int:
@@ -119,33 +197,19 @@ def bits(logits: np.ndarray, labels: np.ndarray) -> float:
 def run(seed: int, options: Options, training: Samples, test: Samples) -> Result | None:
     """One seed from float training to the verified file; gives figures on the chief."""
     strategy = dqat.distribute.Strategy()
-    keras.utils.set_random_seed(seed)
-    samples, labels = training
-    dataset = tf.data.Dataset.from_tensor_slices(training).shuffle(len(samples), seed=seed)
-    dataset = dataset.batch(options.batch, drop_remainder=True)
-    steps = len(samples) // options.batch
-    decay = keras.optimizers.schedules.CosineDecay
-
-    with strategy.scope():
-        model = build_model(options, samples, len(ALPHABET) if options.task == "text" else int(labels.max()) + 1)
-    strategy.print(
-        f"\nseed {seed}: {model.count_params():,} weights, {strategy.size} replicas ({strategy.engine}), float"
-    )
-    train(model, strategy, dataset, decay(options.rate, steps * options.float_epochs), options.float_epochs)
-
+    model = train_float(options, training, strategy, seed)
     strategy.print(f"seed {seed}: quantization-aware, ranges {options.range_sync}")
     with strategy.scope():
         quantized = dqat.quantize_model(model, range_sync=options.range_sync)
-    train(quantized, strategy, dataset, decay(options.rate / 50, steps * options.qat_epochs), options.qat_epochs)
+    train_further(quantized, options, training, strategy, seed)
     identical = strategy.ranges_identical(quantized)
     if not strategy.is_chief:
         return None
 
-    path = options.out / f"{options.task}_{options.cell}_{seed}.tflite"
+    path = f"{options.path}_{seed}.tflite"
     report = dqat.export_tflite(quantized, path)
     parity = dqat.verify(quantized, path, test[0])
-    # `predict` would wait for the other workers, which are done.
-    floats = np.concatenate([model(test[0][begin : begin + 64]).numpy() for begin in range(0, len(test[0]), 64)])
+    floats = logits_of(model, test[0])
     return Result(
         float_accuracy=accuracy(floats, test[1]),
         float_bits=bits(floats, test[1]),
@@ -153,7 +217,7 @@ def run(seed: int, options: Options, training: Samples, test: Samples) -> Result
         int8_bits=bits(parity.integer, test[1]),
         simulation_accuracy=accuracy(parity.simulation, test[1]),
         int8_accuracy=accuracy(parity.integer, test[1]),
-        float_bytes=float_tflite(model, options.out / f"{options.task}_{options.cell}_{seed}_float.tflite"),
+        float_bytes=float_tflite(model, pathlib.Path(f"{options.path}_{seed}_float.tflite")),
         int8_bytes=report.size,
         parity=parity,
         collectives=quantized.range_sync.collectives_per_step,
@@ -192,17 +256,27 @@ def show(results: list[Result], seeds: list[int], title: str) -> None:
     Console(width=100).print(table)
 
 
+def _defaults(field: str) -> str:
+    """The recipes' values, for --help."""
+    return "(" + ", ".join(f"{name} {getattr(task.recipe, field):g}" for name, task in TASKS.items()) + ")"
+
+
 def main(
     task: Annotated[str, typer.Option(help="speech, watch or text.")] = "speech",
     cell: Annotated[str, typer.Option(help="lstm, gru, rnn or bilstm.")] = "lstm",
     data: Annotated[pathlib.Path, typer.Option(help="Folder with a folder for each data set.")] = pathlib.Path("data"),
     out: Annotated[pathlib.Path, typer.Option(help="Where the .tflite files go.")] = pathlib.Path("out"),
-    units: Annotated[int, typer.Option(help="Units of each recurrent layer.")] = 128,
-    layers: Annotated[int, typer.Option(help="Number of recurrent layers.")] = 1,
-    batch: Annotated[int, typer.Option(help="Batch size over all replicas.")] = 18,
-    float_epochs: Annotated[int, typer.Option(help="Epochs in float.")] = 40,
-    qat_epochs: Annotated[int, typer.Option(help="Epochs quantization-aware.")] = 10,
-    rate: Annotated[float, typer.Option(help="First learning rate in float; a fiftieth of it afterwards.")] = 5e-3,
+    units: Annotated[int | None, typer.Option(help=f"Units of each recurrent layer {_defaults('units')}.")] = None,
+    layers: Annotated[int | None, typer.Option(help=f"Recurrent layers {_defaults('layers')}.")] = None,
+    batch: Annotated[int | None, typer.Option(help=f"Batch size over all replicas {_defaults('batch')}.")] = None,
+    float_epochs: Annotated[int | None, typer.Option(help=f"Epochs in float {_defaults('float_epochs')}.")] = None,
+    qat_epochs: Annotated[
+        int | None, typer.Option(help=f"Epochs quantization-aware {_defaults('qat_epochs')}.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help=f"First learning rate in float {_defaults('rate')}; a fiftieth of it afterwards."),
+    ] = None,
     range_sync: Annotated[str, typer.Option(help="delayed, exact or off.")] = "delayed",
     seeds: Annotated[int, typer.Option(help="Number of runs, with seeds 0, 1, …")] = 3,
 ) -> None:
@@ -212,13 +286,22 @@ def main(
             raise typer.BadParameter(f"{name} must be one of {', '.join(known)}, got {value!r}")
     if task == "text" and cell == "bilstm":
         raise typer.BadParameter("a bidirectional net would see the character that it has to predict")
-    options = Options(task, cell, units, layers, batch, float_epochs, qat_epochs, rate, range_sync, out)
-    load, folder, title = TASKS[task]
-    training, test = load(data / folder)
+    given = {
+        "units": units,
+        "layers": layers,
+        "batch": batch,
+        "float_epochs": float_epochs,
+        "qat_epochs": qat_epochs,
+        "rate": rate,
+    }
+    chosen = TASKS[task]
+    recipe = replace(chosen.recipe, **{name: value for name, value in given.items() if value is not None})
+    options = Options(task, cell, recipe, range_sync, out)
+    training, test = chosen.load(data / chosen.folder)
     out.mkdir(parents=True, exist_ok=True)
     results = [run(seed, options, training, test) for seed in range(seeds)]
     if all(results):
-        show(results, list(range(seeds)), title)
+        show(results, list(range(seeds)), chosen.title)
 
 
 if __name__ == "__main__":

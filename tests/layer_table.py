@@ -142,6 +142,9 @@ ROWS: dict[str, Row] = {
     "GlobalMaxPooling2D": Row(_stack(L.GlobalMaxPooling2D)),
     "GlobalAveragePooling1D": Row(_stack(L.GlobalAveragePooling1D), _SEQUENCE),
     "GlobalAveragePooling2D": Row(_stack(L.GlobalAveragePooling2D)),
+    "GlobalAveragePooling2D of one pixel": Row(
+        _stack(lambda: L.Conv2D(5, 6), lambda: L.GlobalAveragePooling2D(keepdims=True), lambda: L.Conv2D(4, 1))
+    ),
     "ZeroPadding1D": Row(_stack(L.ZeroPadding1D), _SEQUENCE),
     "ZeroPadding2D": Row(_stack(L.ZeroPadding2D)),
     "Cropping1D": Row(_stack(L.Cropping1D), _SEQUENCE),

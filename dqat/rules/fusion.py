@@ -8,6 +8,7 @@ from dqat.keras_api import keras
 from dqat.rules.activations import is_fused_activation
 from dqat.rules.context import Context, SharedRange
 from dqat.rules.products import folds
+from dqat.rules.shape import averages_nothing
 from dqat.rules.table import keeps_range
 from dqat.specs import Scheme
 
@@ -62,7 +63,9 @@ class Relations:
         return call.results[0]
 
     def _keeps_range(self, call: Call) -> bool:
-        return not call.is_input and self.is_chosen(call.layer) and keeps_range(call.layer)
+        if call.is_input or not self.is_chosen(call.layer):
+            return False
+        return keeps_range(call.layer) or averages_nothing(call.layer, call.inputs[0].shape)
 
     def _shared_ranges(self) -> dict[Tensor, SharedRange]:
         """By tensor, the range that it must be in; tensors with a range of their own are left out."""

@@ -1,5 +1,7 @@
 """Layers that move, drop or average values: the output has the scale of the input."""
 
+import tensorflow as tf
+
 from dqat.keras_api import keras
 from dqat.layers import QuantizedSteps, QuantizePoint, QuantizeWrapper
 from dqat.rules.context import Context, Rule, refuse, unchanged
@@ -12,8 +14,20 @@ def _average(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
-def _rescaled(layer: layers.Layer, context: Context) -> list[layers.Layer]:
-    return [QuantizeWrapper(layer, output=context.output(layer))]
+def averages_nothing(layer: layers.Layer, shape: tf.TensorShape) -> bool:
+    """Whether a global average over an input of this shape gives back its input: the converter leaves it out then."""
+    return (
+        isinstance(layer, (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D))
+        and layer.keepdims
+        and layer.data_format == "channels_last"
+        and all(size == 1 for size in shape[1:-1])
+    )
+
+
+def _mean(layer: layers.Layer, context: Context) -> list[layers.Layer]:
+    if all(averages_nothing(layer, call.inputs[0].shape) for call in context.calls):
+        return [layer]
+    return [QuantizeWrapper(layer, output=context.output(layer))]  # MEAN has a scale of its own
 
 
 _MOVING = (
@@ -76,8 +90,8 @@ RULES: dict[type, Rule] = {
     QuantizePoint: _point,
     **dict.fromkeys(_MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
-    layers.GlobalAveragePooling1D: _rescaled,  # MEAN has a scale of its own
-    layers.GlobalAveragePooling2D: _rescaled,
+    layers.GlobalAveragePooling1D: _mean,
+    layers.GlobalAveragePooling2D: _mean,
 }
 #: Layers whose output has the range of the input.
 PASSING = (*_MOVING, *_AVERAGING, layers.UpSampling2D)

@@ -1,0 +1,70 @@
+"""One seed of a sequence task: see accuracy.py."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import train_sequence
+from train_sequence import TASKS, Options
+
+import dqat
+from benchmarks import post_training
+from dqat import child_process
+
+keras = tf.keras
+CASES = (*(f"{task}/{cell}" for task in ("speech", "watch") for cell in ("lstm", "gru", "bilstm")), "text/lstm")
+#: Samples from which the converter takes ranges in post-training quantization.
+CALIBRATION = 200
+
+
+def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
+    """Trains with the recipe of launch/train_sequence.py and gives the figures of all contenders."""
+    task, _, cell = case.partition("/")
+    chosen = TASKS[task]
+    training, (samples, labels) = chosen.load(data / chosen.folder)
+    options = Options(task, cell, chosen.recipe, out=out)
+    metric = "bits per character" if task == "text" else "accuracy"
+    score = train_sequence.bits if task == "text" else train_sequence.accuracy
+
+    strategy = dqat.distribute.Strategy("none")
+    model = train_sequence.train_float(options, training, strategy, seed)
+    figures: dict[str, Any] = {"metric": metric, "float": score(train_sequence.logits_of(model, samples), labels)}
+
+    # What fine-tuning gives by itself: the float model trained on, in the same way.
+    longer = keras.models.clone_model(model)
+    longer.set_weights(model.get_weights())
+    train_sequence.train_further(longer, options, training, strategy, seed)
+    figures["float_longer"] = score(train_sequence.logits_of(longer, samples), labels)
+
+    quantized = dqat.quantize_model(model)
+    train_sequence.train_further(quantized, options, training, strategy, seed)
+    path = f"{options.path}_{seed}.tflite"
+    dqat.export_tflite(quantized, path)
+    parity = dqat.verify(quantized, path, samples)
+    figures |= {
+        "simulation": score(parity.simulation, labels),
+        "int8": score(parity.integer, labels),
+        "within_1_lsb": parity.within_1_lsb,
+        "max_lsb": parity.max_lsb,
+        "same_class": parity.same_class,
+    }
+    chance = np.random.default_rng(seed).permutation(len(training[0]))[:CALIBRATION]
+    figures["post_training"] = post_training_score(
+        model, training[0][chance], f"{options.path}_{seed}", samples, labels, score
+    )
+    return figures
+
+
+def post_training_score(model, calibration, path: str, samples, labels, score) -> float | str:
+    """Post-training quantization's figure, or what became of it."""
+    model.save(f"{path}.keras")
+    file = f"{path}_post_training.tflite"
+    try:
+        child_process.run(post_training.convert, f"{path}.keras", calibration, file, timeout=900.0)
+        return score(child_process.run(post_training.outputs, file, samples, timeout=1800.0), labels)
+    except child_process.ChildDiedError as error:
+        print(f"post-training quantization of {path}: {error}", flush=True)
+        return "crashed"
+    except Exception as error:  # what the converter says stands in the row
+        return f"refused: {str(error).strip().splitlines()[-1][:80]}"
