@@ -7,13 +7,8 @@ from dqat import native
 
 if TYPE_CHECKING:
     from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers, streaming
-    from dqat.annotate import (
-        QuantizeConfig,
-        QuantizerFactory,
-        quantize_annotate_layer,
-        quantize_annotate_model,
-        quantize_scope,
-    )
+    from dqat.annotate import quantize_annotate_layer, quantize_annotate_model, quantize_scope
+    from dqat.configured_layer import QuantizeConfig
     from dqat.coverage_report import Coverage, coverage
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.export.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
@@ -21,6 +16,7 @@ if TYPE_CHECKING:
     from dqat.model import ranges
     from dqat.parity import ParityReport, verify
     from dqat.quantize import quantize_apply, quantize_model
+    from dqat.quantizer_factories import QuantizerFactory
     from dqat.rules import UnsupportedLayerError
     from dqat.specs import QuantizerSpec, Scheme
 
@@ -33,9 +29,9 @@ _NAMES = {
     "ParityReport": "parity",
     "TfliteFile": "export.inspection",
     "TfliteFileError": "export.inspection",
-    "QuantizeConfig": "annotate",
+    "QuantizeConfig": "configured_layer",
     "QuantizeWrapper": "layers",
-    "QuantizerFactory": "annotate",
+    "QuantizerFactory": "quantizer_factories",
     "QuantizerSpec": "specs",
     "Scheme": "specs",
     "UnsupportedLayerError": "rules",

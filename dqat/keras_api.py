@@ -47,4 +47,5 @@ def layer_config(part: Any, config: Any) -> Any:
 
 def deserialize(config: Any) -> Any:
     """The inverse of `serialize`."""
-    return None if config is None else keras.saving.deserialize_keras_object(config)
+    # Not Keras' general function: from HDF5 and SavedModels that doesn't find Keras' own classes.
+    return None if config is None else keras.layers.deserialize(config)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dqat import serving
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedLayer
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
@@ -90,7 +91,7 @@ class QuantizedModel(keras.Model):
     def _trackable_children(self, *arguments: Any, **options: Any) -> Any:
         # Keras writes a SavedModel from here, each layer's call, for training too, in a function of its own.
         # Records could not leave those functions, and a server knows no collective: so ranges stand still.
-        with self.range_sync.freeze():
+        with self.range_sync.freeze(), serving.saving():
             return super()._trackable_children(*arguments, **options)
 
     def get_config(self) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 import tensorflow as tf
 
 from dqat import graph
-from dqat.annotate import ConfiguredLayer, QuantizeAnnotate, QuantizeConfig
+from dqat.annotate import QuantizeAnnotate
+from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
 from dqat.rules import Relations, apply_rule, as_layer
-from dqat.specs import SCHEMES, Scheme
+from dqat.specs import Scheme
 
 #: Layers that read indices, which stay as they are.
 _LOOK_UP = keras.layers.Embedding
@@ -22,6 +23,7 @@ def quantize_model(
     scheme: str | Scheme = "int8",
     range_sync: str = "delayed",
     on_nonfinite: str = "raise",
+    quantized_layer_name_prefix: str = "",
 ) -> keras.Model:
     """Makes a quantization-aware copy of a float model, weights included.
 
@@ -32,10 +34,12 @@ def quantize_model(
     Args:
         model: a functional or Sequential `keras.Model`, of any number of inputs and outputs; models and layers
             inside it may be nested and called several times. It stays as it is.
-        scheme: "int8", or a `Scheme` of your own.
+        scheme: "int8"; other bits as in `Scheme.named`, such as "w4a8", which train but aren't exported; or a
+            `Scheme` of your own.
         range_sync: when the replicas' ranges are made the same: "delayed" (one collective a step, for the next
             step's ranges), "exact" (before use, one collective a quantizer), "off" (debugging).
         on_nonfinite: at a NaN or an Inf, "raise" an error that names the layer, or "skip" the record.
+        quantized_layer_name_prefix: stands before the names of the layers that are quantized.
 
     Returns:
         The quantization-aware model, not compiled.
@@ -48,21 +52,25 @@ def quantize_model(
     """
     scheme = _checked(model, scheme)
     source = graph.read(graph.as_functional(model)).rewritten(as_layer)
-    return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite)
+    return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
 def quantize_apply(
     model: keras.Model,
     scheme: str | Scheme = "int8",
+    quantized_layer_name_prefix: str = "",
     *,
     range_sync: str = "delayed",
     on_nonfinite: str = "raise",
 ) -> keras.Model:
     """Like `quantize_model`, for those layers alone that `quantize_annotate_layer` has marked; others stay float.
 
+    The output of a layer that stays float is quantized where a marked layer reads it.
+
     Args:
         model: a functional or Sequential model with marked layers; stays as it is.
         scheme: see `quantize_model`; for layers that were marked without a `QuantizeConfig`.
+        quantized_layer_name_prefix: see `quantize_model`.
         range_sync: see `quantize_model`.
         on_nonfinite: see `quantize_model`.
 
@@ -87,18 +95,14 @@ def quantize_apply(
         raise ValueError(
             f"model {model.name!r} has no layer that quantize_annotate_layer or quantize_annotate_model has marked"
         )
-    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite)
+    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
 def _checked(model: keras.Model, scheme: str | Scheme) -> Scheme:
     require_keras_2(model)
     if isinstance(model, QuantizedModel):
         raise ValueError(f"model {model.name!r} is quantized already")
-    if isinstance(scheme, Scheme):
-        return scheme
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme must be a Scheme or one of {', '.join(SCHEMES)}, got {scheme!r}")
-    return SCHEMES[scheme]
+    return scheme if isinstance(scheme, Scheme) else Scheme.named(scheme)
 
 
 def _quantized(
@@ -108,6 +112,7 @@ def _quantized(
     scheme: Scheme,
     range_sync: str,
     on_nonfinite: str,
+    prefix: str,
 ) -> QuantizedModel:
     """Quantizes the layers of a graph whose ids are in `chosen`, as it says there; all of them, where it is None."""
 
@@ -115,10 +120,22 @@ def _quantized(
         return chosen is None or id(layer) in chosen
 
     names = graph.unique_names(source)
+    for call in source.calls:
+        if not call.is_input and is_chosen(call.layer) and not names[id(call.layer)].startswith(prefix):
+            names[id(call.layer)] = prefix + names[id(call.layer)]
     relations = Relations(source, scheme, names, is_chosen)
     consumers = source.consumers()
     made: dict[int, list[keras.layers.Layer]] = {}
     copies: dict[int, keras.layers.Layer] = {}
+
+    def entry_quantizer(layer):
+        return relations.context(layer).output(layer, f"{names[id(layer)]}_quantizer")
+
+    def is_read_by_chosen(call):
+        read = isinstance(call.outputs, graph.Tensor) and any(
+            one is not None and is_chosen(one.layer) for one in consumers[call.outputs]
+        )
+        return read and tf.as_dtype(call.layer.compute_dtype).is_floating
 
     def convert(call, args, kwargs):
         layer, key = call.layer, id(call.layer)
@@ -129,16 +146,15 @@ def _quantized(
             is_read = any(one is None or is_chosen(one.layer) for one in consumers[call.outputs])
             if not is_read or not tf.as_dtype(dtype).is_floating:
                 return entry, entry  # integers, or nobody who wants some
-            quantizer = relations.context(layer).output(layer, f"{names[key]}_quantizer")
-            return entry, quantizer(entry)
+            return entry, entry_quantizer(layer)(entry)
         if key not in made:
             config = layer_config(layer, layer.get_config())
             copies[key] = copy = type(layer).from_config({**config, "name": names[key]})
             quantize_config = (chosen or {}).get(key)
             if not is_chosen(layer):
-                made[key] = [copy]
+                made[key] = [copy, *([entry_quantizer(layer)] if is_read_by_chosen(call) else [])]
             elif quantize_config is not None:
-                made[key] = [ConfiguredLayer(copy, quantize_config)]
+                made[key] = [ConfiguredLayer(copy, quantize_config, name_prefix="")]
             else:
                 made[key] = apply_rule(copy, relations.context(layer))
         first, *others = made[key]

@@ -1,10 +1,11 @@
 """Quantizers: Keras layers that hold a range, and the quantization of weights, which needs no state."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from dqat import ops
+from dqat import ops, serving
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.observers import EMPTY, Fixed, LearnedStep, MovingAverage, Observer, Range, Record
 from dqat.range_sync import RangeSync
@@ -106,6 +107,12 @@ class Quantizer(keras.layers.Layer):
             name=f"{self.name}_{name}", shape=shape, dtype=tf.int64, initializer="zeros", **PER_REPLICA
         )
 
+    def prescribe(self, spec: QuantizerSpec, observer: Fixed) -> None:
+        """From now on quantizes as `spec` says, in a range that is known; call it before the model is compiled."""
+        self.spec, self.observer, self.requested_observer = spec, observer, observer
+        self.min.assign(tf.fill(self.min.shape, float(observer.min)))
+        self.max.assign(tf.fill(self.max.shape, float(observer.max)))
+
     def range(self) -> Range:
         """The range in use now: fitted to the spec, not nudged; empty before the first record."""
         if isinstance(self.observer, LearnedStep):
@@ -176,7 +183,8 @@ class Quantizer(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
         """Quantizes `x`; records it where `training`."""
         if isinstance(self.observer, Fixed) or training is None or training is False or self._sync().frozen:
-            return self.quantize(x, self.range())
+            saved = serving.fake_quant(x, self.range, self.spec)
+            return self.quantize(x, self.range()) if saved is None else saved
         if self._sync().mode == "exact" and not self.is_shared:
             range_ = self._sync().reduce_now(self, self.masked(self.record(x), training))
             if isinstance(self.observer, LearnedStep):
@@ -325,9 +333,9 @@ def _not_negative(step: tf.Tensor) -> tf.Tensor:
 def __getattr__(name: str) -> Any:
     # tfmot's users look for these here; they build on this module.
     if name in ("AllValuesQuantizer", "FixedQuantizer", "LastValueQuantizer", "MovingAverageQuantizer"):
-        from dqat import annotate
+        from dqat import quantizer_factories
 
-        return getattr(annotate, name)
+        return getattr(quantizer_factories, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -350,8 +358,17 @@ def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:
     )
 
 
-def quantize_weight(weight: tf.Tensor, spec: QuantizerSpec) -> tf.Tensor:
-    """Fake-quantizes a weight tensor with the range of its present values; shape and dtype stay."""
+def quantize_weight(weight: tf.Tensor, spec: QuantizerSpec, range_: Callable[[], Range] | None = None) -> tf.Tensor:
+    """Fake-quantizes a weight tensor with the range of its present values; shape and dtype stay.
+
+    Args:
+        weight: float32, any shape.
+        spec: how.
+        range_: gives that range, for the SavedModels that keep it as a constant.
+    """
+    saved = None if range_ is None else serving.fake_quant(weight, range_, spec)
+    if saved is not None:
+        return saved
     return ops.fake_quant(
         weight,
         *weight_range(weight, spec),

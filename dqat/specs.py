@@ -1,6 +1,7 @@
 """What a quantizer is: validated descriptions, no state."""
 
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from dqat.keras_api import register
@@ -80,6 +81,37 @@ class Scheme:
     cell_state: QuantizerSpec = QuantizerSpec(num_bits=16, power_of_two=True)
     observer: Observer = field(default_factory=MovingAverage)
 
+    @classmethod
+    def with_bits(cls, weights: int = 8, activations: int = 8, *, per_channel: bool = True) -> "Scheme":
+        """The default scheme with other numbers of bits; cell states keep their 16.
 
-#: Schemes by the name that `dqat.quantize_model(scheme=...)` takes.
-SCHEMES = {"int8": Scheme()}
+        Models train with any of them. TFLite's integer kernels run 8 bits for both, so only those are exported.
+
+        Args:
+            weights: bits of weights, 2 to 16.
+            activations: bits of activations, 2 to 16.
+            per_channel: whether convolution kernels have a range per output channel, or one per tensor.
+
+        Raises:
+            ValueError: for a number of bits out of bounds.
+        """
+        plain = cls()
+        conv_kernel = plain.conv_kernel if per_channel else plain.kernel
+        return cls(
+            activation=replace(plain.activation, num_bits=activations),
+            kernel=replace(plain.kernel, num_bits=weights),
+            conv_kernel=replace(conv_kernel, num_bits=weights),
+            gate_kernel=replace(plain.gate_kernel, num_bits=weights),
+        )
+
+    @classmethod
+    def named(cls, name: str) -> "Scheme":
+        """The scheme of a name: "int8", "int4" (bits of weights and activations), "w4a8" (weights, activations).
+
+        Raises:
+            ValueError: for another name.
+        """
+        found = re.fullmatch(r"int(\d+)", name) or re.fullmatch(r"w(\d+)a(\d+)", name)
+        if found is None:
+            raise ValueError(f'scheme must be a Scheme or a name such as "int8", "int4" or "w4a8", got {name!r}')
+        return cls.with_bits(int(found[1]), int(found[found.lastindex or 1]))

@@ -320,7 +320,7 @@ def test_a_skipped_step_counts_nothing(rng):
 def test_only_observers_that_need_counts_hold_and_send_them():
     model = dqat.quantize_model(speech_model())
     assert not any("counts" in variable.name for variable in model.variables)
-    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=MSE())
+    scheme = dataclasses.replace(dqat.Scheme(), observer=MSE())
     model = dqat.quantize_model(speech_model(), scheme=scheme)
     assert sum("counts" in variable.name for variable in model.variables) == len(list(named_quantizers(model)))
     assert not any("counts" in variable.name for variable in model.trainable_variables)
@@ -329,7 +329,7 @@ def test_only_observers_that_need_counts_hold_and_send_them():
 @pytest.mark.parametrize("mode", ["delayed", "exact"])
 @pytest.mark.parametrize("observer", [Percentile(99.9), MSE()], ids=lambda o: type(o).__name__)
 def test_a_model_trains_exports_and_verifies(speech, float_trained, observer, mode, tmp_path):
-    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=observer)
+    scheme = dataclasses.replace(dqat.Scheme(), observer=observer)
     model = compiled(dqat.quantize_model(float_trained, scheme=scheme, range_sync=mode), 5e-4)
     model.fit(*speech[0], batch_size=30, epochs=3, verbose=0)
     accuracy = model.evaluate(*speech[1], verbose=0)[1]

@@ -338,7 +338,7 @@ def test_channels_are_refused_and_power_of_two_scales_are_averaged():
 
 
 def learned_scheme(**options):
-    return dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=LearnedStep(), **options)
+    return dataclasses.replace(dqat.Scheme(), observer=LearnedStep(), **options)
 
 
 @pytest.mark.parametrize("mode", ["delayed", "exact"])

@@ -105,7 +105,8 @@ def test_a_model_that_cannot_be_quantized_is_refused(make, error, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"scheme": "int3"}, "scheme must be a Scheme or one of int8, got 'int3'"),
+        ({"scheme": "int"}, "scheme must be a Scheme or a name such as .*w4a8.*, got 'int'"),
+        ({"scheme": "int17"}, "num_bits must be 2 to 16, got 17"),
         ({"range_sync": "mean"}, "range_sync must be one of delayed, exact, off, got 'mean'"),
         ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of raise, skip, got 'ignore'"),
     ],

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqat import graph
+from dqat.configured_layer import ConfiguredLayer
 from dqat.export.recurrent import Run, StreamStates, fake_quant, recurrent_graph, require_framewise
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizePoint, QuantizeWrapper
@@ -68,7 +69,7 @@ _ABSENT = (
 _AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization, QuantizePoint)
 
 
-def _inference(layer: QuantizeWrapper) -> Callable[..., Any]:
+def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
     quantizers = layer.quantizers()
     if isinstance(layer.layer, _AFFINE):
         factor_and_shift = _factor_and_shift(layer.layer)
@@ -114,7 +115,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Mod
             return recurrent_graph(layer, *args, states)
         if streaming:
             require_framewise(layer, args)
-        if isinstance(layer, QuantizeWrapper):
+        if isinstance(layer, (QuantizeWrapper, ConfiguredLayer)):
             return constant(layer.name, _inference(layer))(*args, **kwargs)
         if layer.name not in copies:
             copies[layer.name] = _plain_copy(layer)

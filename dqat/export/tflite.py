@@ -73,11 +73,12 @@ def export_tflite(
     Raises:
         TypeError: for a model that is not quantized.
         ValueError: for another target, or quantizers without a range; names them.
-        ExportError: where the converted file is not what was trained.
+        ExportError: where the converted file is not what was trained, or for other bits than TFLite's kernels run.
     """
     require_quantized(model)
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
+    _require_int8(model)
     _require_ranges(model)
     require_batch_first(model)
     if not streaming:
@@ -92,6 +93,23 @@ def export_tflite(
     fallen = fallbacks(describe(content, path), target)
     _write_atomically(path, content)
     return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters, fallen)
+
+
+def _require_int8(model: keras.Model) -> None:
+    """Refuses bits that TFLite's integer kernels don't run, before anything is converted."""
+    specs = {path: quantizer.spec for path, quantizer in named_quantizers(model)}
+    for layer in model.layers:
+        if isinstance(layer, QuantizedLayer):
+            specs |= {f"{layer.name}/{role}": spec for role, spec in layer.weight_specs().items()}
+    # A power of two stands for an LSTM's cell state, in 16 bits there.
+    other = [
+        f"{path} ({spec.num_bits} bits)" for path, spec in specs.items() if spec.num_bits != 8 and not spec.power_of_two
+    ]
+    if other:
+        raise ExportError(
+            f'TFLite\'s integer kernels run 8 bits, and the model has {", ".join(other)}. Train with scheme="int8" to '
+            "export it; with other bits, the model itself (a SavedModel too) is the simulation"
+        )
 
 
 def _require_ranges(model: keras.Model) -> None:

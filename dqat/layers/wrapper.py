@@ -58,7 +58,10 @@ class QuantizedLayer(keras.layers.Layer):
     def quantized_weights(self) -> dict[str, tf.Tensor]:
         """Each quantized weight on its grid, by role."""
         values = self.weight_values()
-        return {role: quantize_weight(values[role], spec) for role, spec in self.weight_specs().items()}
+        return {
+            role: quantize_weight(values[role], spec, lambda role=role: self.weight_ranges()[role])
+            for role, spec in self.weight_specs().items()
+        }
 
     def get_config(self) -> dict[str, Any]:
         """The float layer beside Keras' own fields."""
@@ -150,7 +153,11 @@ class QuantizeWrapper(QuantizedLayer):
             return super().quantized_weights()
         factor = self.fold_factor()
         safe = tf.where(tf.equal(factor, 0.0), 1.0, factor)
-        return {role: quantize_weight(self.weight_values()[role] * safe, spec) / safe for role, spec in self._folded()}
+        return {
+            role: quantize_weight(self.weight_values()[role] * safe, spec, lambda role=role: self.weight_ranges()[role])
+            / safe
+            for role, spec in self._folded()
+        }
 
     def weight_ranges(self) -> dict[str, Range]:
         """The range of each quantized weight; of the folded one, where it is folded per tensor."""

@@ -45,7 +45,7 @@ def build(strategy):
     model = keras.Sequential(
         [keras.Input((29, 12), name="speech"), layers.Flatten(), layers.Dense(16, "relu"), layers.Dense(9)]
     )
-    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=dqat.observers.Percentile(99.0))
+    scheme = dataclasses.replace(dqat.Scheme(), observer=dqat.observers.Percentile(99.0))
     with strategy.scope():
         model = dqat.quantize_model(model, scheme=scheme)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

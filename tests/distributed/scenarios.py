@@ -200,7 +200,7 @@ def contract(strategy, _):
 def _speech_model_with(observer, strategy, mode, optimizer):
     """A trained-from-scratch model without dropout, compiled; the weights are the same on all ranks."""
     keras.utils.set_random_seed(0)
-    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=observer)
+    scheme = dataclasses.replace(dqat.Scheme(), observer=observer)
     with strategy.scope():
         model = dqat.quantize_model(conftest.speech_model((16, 12)), scheme=scheme, range_sync=mode)
     without_dropout(model)
@@ -291,7 +291,7 @@ def nan_on_the_last_replica(strategy, mode):
 def two_models(strategy, mode):
     """The last process quantizes with another observer."""
     decay = 0.9 if strategy.rank == strategy.size - 1 else 0.99
-    scheme = dataclasses.replace(dqat.specs.SCHEMES["int8"], observer=dqat.observers.MovingAverage(decay))
+    scheme = dataclasses.replace(dqat.Scheme(), observer=dqat.observers.MovingAverage(decay))
     with strategy.scope():
         model = dqat.quantize_model(conftest.speech_model((4,)), scheme=scheme, range_sync=mode)
         model.compile(strategy.optimizer(keras.optimizers.Adam()), "mse")
