@@ -15,7 +15,7 @@ from train_image import Options
 
 import dqat
 from benchmarks import post_training, tfmot_training
-from dqat.specs import SCHEMES, Scheme
+from dqat.specs import Scheme
 
 CASES = {
     "fashion/mobilenet": Options("MobileNet", 0.25),
@@ -29,10 +29,7 @@ CALIBRATION = 200
 
 def four_bit_weights() -> Scheme:
     """int8, but for all weights, which have 4 bits; first and last layer included."""
-    scheme = SCHEMES["int8"]
-    return replace(
-        scheme, kernel=replace(scheme.kernel, num_bits=4), conv_kernel=replace(scheme.conv_kernel, num_bits=4)
-    )
+    return Scheme.with_bits(weights=4)
 
 
 def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class CoverageRow:
 
 @dataclass(frozen=True)
 class Coverage:
-    """The report on a model: `rows`, and a table when printed."""
+    """The report on a model: `rows`, and tables of them, as Markdown (also when printed) and as text."""
 
     rows: tuple[CoverageRow, ...]
 
@@ -40,11 +40,30 @@ class Coverage:
         """The rows that are not quantized."""
         return tuple(row for row in self.rows if not row.quantized)
 
+    def text(self) -> str:
+        """A table in columns, for a terminal."""
+        table = [("layer", "kind", "tensor", "quantized")]
+        table += [(row.layer, row.kind, row.tensor or "-", row.how) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join(line.rstrip() for line in lines)
+
     def __str__(self) -> str:
+        """As `markdown`."""
+        return self.markdown()
+
+    def markdown(self) -> str:
         """A Markdown table."""
         lines = ["| layer | kind | tensor | quantized |", "|---|---|---|---|"]
         lines += [f"| {row.layer} | {row.kind} | {row.tensor} | {row.how} |" for row in self.rows]
         return "\n".join(lines)
+
+
+def _kind(layer: keras.layers.Layer) -> str:
+    """The layer's class, or the operation that Keras has recorded as a layer."""
+    is_operation = type(layer).__name__ == "TFOpLambda"
+    return f"tf.{layer.get_config()['function']}" if is_operation else type(layer).__name__
 
 
 def _describe(quantizer: Quantizer) -> str:
@@ -84,7 +103,7 @@ def coverage(model: keras.Model) -> Coverage:
             why = "int8 per channel at export: a depthwise convolution of 1x1; present values"
             rows.append(CoverageRow(layer.name, type(layer).__name__, "gamma", why, True))
         elif isinstance(layer, QuantizedLayer):
-            kind = type(layer.layer).__name__
+            kind = _kind(layer.layer)
             for role, spec in layer.weight_specs().items():
                 rows.append(CoverageRow(layer.name, kind, role, f"{spec}, present values", True))
             for role, quantizer in layer.quantizers().items():
@@ -97,5 +116,5 @@ def coverage(model: keras.Model) -> Coverage:
         elif not isinstance(layer, keras.layers.InputLayer):
             moves = keeps_range(layer)
             why = "moves or drops values only: the range stays that of the input" if moves else "stays in float"
-            rows.append(CoverageRow(layer.name, type(layer).__name__, "", why, False))
+            rows.append(CoverageRow(layer.name, _kind(layer), "", why, False))
     return Coverage(tuple(rows))

@@ -101,8 +101,11 @@ def tensors_in(structure: Any) -> list[Tensor]:
 def as_functional(model: keras.Model) -> keras.Model:
     """The model as a graph of layer calls; a Sequential model's own layers and weights are kept.
 
+    Args:
+        model: Sequential or functional.
+
     Raises:
-        ValueError: for a Sequential model without input shape, and for a subclassed model.
+        ValueError: for a Sequential model without input shape.
     """
     if isinstance(model, keras.Sequential):
         if not model.built or not model.inputs:
@@ -111,11 +114,6 @@ def as_functional(model: keras.Model) -> keras.Model:
                 "model.build(shape) with the full shape first"
             )
         return keras.Model(model.inputs, model.outputs, name=model.name)
-    if not _is_functional(model):
-        raise ValueError(
-            f"model {model.name!r} is a subclassed {type(model).__name__}; functional and Sequential models are "
-            "supported. Build the same layers with keras.Model(inputs, outputs)"
-        )
     return model
 
 
@@ -128,14 +126,23 @@ def _nodes(model: keras.Model) -> Iterator[Any]:
         yield from model._nodes_by_depth[depth]
 
 
-def read(model: keras.Model) -> Graph:
+#: Takes a layer and the arguments of a call, and gives the functional model that the call is, or None for a layer
+#: that stays whole.
+Opened = Callable[[keras.layers.Layer, Any, dict[str, Any]], keras.Model | None]
+
+
+def read(model: keras.Model, opened: Opened = lambda layer, args, kwargs: None) -> Graph:
     """The calls of a functional model, those of nested models included.
 
     A nested model that is called with a fixed `training` hands it on to its layers, as Keras does.
+
+    Args:
+        model: functional.
+        opened: tells which layers are models too.
     """
     calls: list[Call] = []
     known: dict[int, Tensor] = {}
-    _read(model, calls, known, {})
+    _read(model, calls, known, {}, opened)
     inputs, outputs = (
         tf.nest.map_structure(lambda tensor: known[id(tensor)], structure)
         for structure in (model._nested_inputs, model._nested_outputs)
@@ -143,7 +150,9 @@ def read(model: keras.Model) -> Graph:
     return Graph(tuple(calls), inputs, outputs)
 
 
-def _read(model: keras.Model, calls: list[Call], known: dict[int, Tensor], inherited: dict[str, Any]) -> None:
+def _read(
+    model: keras.Model, calls: list[Call], known: dict[int, Tensor], inherited: dict[str, Any], opened: Opened
+) -> None:
     for node in _nodes(model):
         layer = node.layer
         if isinstance(layer, keras.layers.InputLayer):
@@ -157,13 +166,15 @@ def _read(model: keras.Model, calls: list[Call], known: dict[int, Tensor], inher
         )
         if inherited and getattr(layer, "_expects_training_arg", False) and kwargs.get("training") is None:
             kwargs |= inherited
-        if _is_functional(layer):
+        is_model = _is_functional(layer)
+        inner = layer if is_model else opened(layer, tuple(node.call_args), dict(node.call_kwargs))
+        if inner is not None:
             inside = dict(known)
-            inner_inputs = tf.nest.flatten(layer.inputs)
-            inside.update({id(old): new for old, new in zip(inner_inputs, tensors_in(args), strict=True)})
+            given = tensors_in(args if is_model else (args, kwargs))
+            inside.update({id(old): new for old, new in zip(tf.nest.flatten(inner.inputs), given, strict=True)})
             fixed = kwargs.get("training")
-            _read(layer, calls, inside, {} if fixed is None else {"training": fixed})
-            results = [inside[id(tensor)] for tensor in tf.nest.flatten(layer.outputs)]
+            _read(inner, calls, inside, {} if fixed is None else {"training": fixed}, opened)
+            results = [inside[id(tensor)] for tensor in tf.nest.flatten(inner.outputs)]
         else:
             outputs = tf.nest.map_structure(lambda tensor: Tensor(tensor.shape), node.outputs)
             calls.append(Call(layer, args, kwargs, outputs))

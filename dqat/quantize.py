@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import tensorflow as tf
 
-from dqat import graph
+from dqat import graph, tracing
 from dqat.annotate import QuantizeAnnotate
 from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import keras, layer_config, require_keras_2
@@ -32,8 +32,10 @@ def quantize_model(
     start with the first training step, which therefore runs unquantized in delayed mode.
 
     Args:
-        model: a functional or Sequential `keras.Model`, of any number of inputs and outputs; models and layers
-            inside it may be nested and called several times. It stays as it is.
+        model: a functional, Sequential or subclassed `keras.Model`, of any number of inputs and outputs; models and
+            layers inside it may be nested and called several times. It stays as it is. A subclassed model must have
+            been called once, or built; the copy is a functional model, with the model's layers but none of its
+            methods, and takes the tensors of `call`, in order.
         scheme: "int8"; other bits as in `Scheme.named`, such as "w4a8", which train but aren't exported; or a
             `Scheme` of your own.
         range_sync: when the replicas' ranges are made the same: "delayed" (one collective a step, for the next
@@ -47,11 +49,11 @@ def quantize_model(
     Raises:
         TypeError: where `model` is no Keras 2 model.
         UnsupportedLayerError: for a layer that can't be quantized; names it.
-        ValueError: for another wrong argument, or a subclassed model.
+        ValueError: for another wrong argument, or a subclassed model whose `call` can't be traced.
         RuntimeError: for several Horovod processes outside a `dqat.distribute.Strategy` scope.
     """
     scheme = _checked(model, scheme)
-    source = graph.read(graph.as_functional(model)).rewritten(as_layer)
+    source = tracing.read(model).rewritten(as_layer)
     return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
@@ -68,7 +70,7 @@ def quantize_apply(
     The output of a layer that stays float is quantized where a marked layer reads it.
 
     Args:
-        model: a functional or Sequential model with marked layers; stays as it is.
+        model: a functional, Sequential or subclassed model with marked layers; stays as it is.
         scheme: see `quantize_model`; for layers that were marked without a `QuantizeConfig`.
         quantized_layer_name_prefix: see `quantize_model`.
         range_sync: see `quantize_model`.
@@ -81,7 +83,7 @@ def quantize_apply(
         ValueError: where no layer is marked; else as `quantize_model`.
     """
     scheme = _checked(model, scheme)
-    annotated = graph.read(graph.as_functional(model))
+    annotated = tracing.read(model)
     chosen: dict[int, QuantizeConfig | None] = {}
 
     def bare(call):

@@ -90,7 +90,7 @@ def model_of_another_keras():
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: Subclassed(), ValueError, "is a subclassed Subclassed; functional and Sequential"),
+        (lambda: Subclassed(), ValueError, "has no input shape yet: call it once"),
         (lambda: keras.Sequential([layers.Dense(3)]), ValueError, "has no input shape yet"),
         (lambda: dqat.quantize_model(speech_model()), ValueError, "is quantized already"),
         (lambda: layers.Dense(3), TypeError, r"model must be a .*Model, got .*Dense"),
@@ -133,7 +133,11 @@ def test_coverage_names_every_layer_and_every_reason():
         ("features", "output"),
     ]
     assert all(row.how for row in report.rows)
-    assert "| lstm_0 | LSTM | cell_state | int16 per tensor" in str(report)
+    assert "| lstm_0 | LSTM | cell_state | int16 per tensor" in report.markdown() == str(report)
+    lines = report.text().splitlines()
+    assert lines[0].split() == ["layer", "kind", "tensor", "quantized"] and len(lines) == 2 + len(report.rows)
+    column = lines[0].index("tensor")
+    assert {line[column - 2 : column] for line in lines[2:]} == {"  "}
 
 
 def test_coverage_and_ranges_refuse_a_float_model():
