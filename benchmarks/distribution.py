@@ -1,6 +1,7 @@
 """The cost of range sync: training steps with and without it, and a calculation for up to 4,096 workers.
 
-python -m benchmarks.distribution [--json FILE] [--plot FILE] [--quick] [--latency S] [--bandwidth BYTES_PER_S]
+python -m benchmarks.distribution [--json FILE] [--plot FILE] [--quick] [--processes N] [--case TEXT] [--latency S]
+    [--bandwidth BYTES_PER_S]
 
 Measured, on this machine: steps of models with 5 and 150 quantizers and of an LSTM on 1, 2 and 4 Horovod
 processes, delayed and exact against off, taking turns in one run; how many range collectives a step has; and the
@@ -37,15 +38,16 @@ from benchmarks.timing import Rounds
 PROCESSES = (1, 2, 4)
 
 
-def run_processes(processes: int, quick: bool) -> dict[str, Any]:
-    """What `benchmarks.replica_steps` finds on that many processes."""
+def run_processes(processes: int, quick: bool, case: str = "") -> dict[str, Any]:
+    """What `benchmarks.replica_steps` finds on that many processes, in the cases whose name contains `case`."""
     horovodrun = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
     if horovodrun is None:
         raise SystemExit("horovodrun is not beside this Python: install dqat[horovod] as the Makefile does")
     prefix = [] if processes == 1 else [horovodrun, "-np", str(processes)]
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "found.json")
-        command = [*prefix, sys.executable, "-m", "benchmarks.replica_steps", str(file), *["--quick"] * quick]
+        command = [*prefix, sys.executable, "-m", "benchmarks.replica_steps", str(file), "--case", case]
+        command += ["--quick"] * quick
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -188,17 +190,19 @@ def main(
     json: Annotated[pathlib.Path | None, typer.Option(help="Write the rows here.")] = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Draw the calculation here, as PNG.")] = None,
     quick: Annotated[bool, typer.Option(help="One tiny model, to see that it runs.")] = False,
+    processes: Annotated[list[int] | None, typer.Option(help="Only so many; may be given several times.")] = None,
+    case: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
     latency: Annotated[float | None, typer.Option(help="Seconds of a message between hosts.")] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Bytes a second between hosts.")] = None,
 ) -> None:
     """Times steps with and without range sync, and calculates what it costs on many workers."""
     rows, start = [], 0.0
     tcp_latency, tcp_bandwidth = measure_tcp()
-    for processes in PROCESSES[:2] if quick else PROCESSES:
-        found = run_processes(processes, quick)
+    for count in processes or (PROCESSES[:2] if quick else PROCESSES):
+        found = run_processes(count, quick, case)
         rows += rows_of(found)
-        print(f"timed {processes} process{'es' * (processes > 1)}", flush=True)
-        if processes == 2:
+        print(f"timed {count} process{'es' * (count > 1)}", flush=True)
+        if count == 2:
             # Two processes exchange two messages; the rest of the time is the engine's.
             start = max(0.0, min(found["all_reduce"].values()) - 2 * tcp_latency)
     where = {**machine(), "tcp_latency": tcp_latency, "tcp_bandwidth": tcp_bandwidth, "collective_start": start}

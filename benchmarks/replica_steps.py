@@ -1,6 +1,6 @@
 """What one process of `benchmarks.distribution` does: times training steps with and without range sync.
 
-horovodrun -np N python -m benchmarks.replica_steps FILE [--quick]; rank 0 writes what it found to FILE.
+horovodrun -np N python -m benchmarks.replica_steps FILE [--quick] [--case TEXT]; rank 0 writes what it found to FILE.
 
 The models with sync and without take turns within one run, in an order that is the same on all ranks and changes
 from round to round; see `timing`. Each rank trains on its own full batch, as with more replicas one has more data.
@@ -60,8 +60,8 @@ CASES = (
     Case("Dense, 5 quantizers, small", lambda: _dense(5, 32), batch=32),
     Case("Dense, 150 quantizers, small", lambda: _dense(150, 32), batch=32),
     Case("Dense, 150 quantizers", lambda: _dense(150, 256), batch=256),
-    Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32),
-    Case("ResNet50, 64x64", _resnet, batch=16, steps=1),
+    Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32, rounds=61),
+    Case("ResNet50, 64x64", _resnet, batch=16, rounds=31, steps=1),
 )
 QUICK_CASES = (Case("Dense, 3 quantizers, tiny", lambda: _dense(3, 8), batch=4, rounds=3, steps=1),)
 
@@ -120,12 +120,13 @@ def all_reduce_seconds(strategy: dqat.distribute.Strategy, sizes: Sequence[int],
 def main(
     file: Annotated[pathlib.Path, typer.Argument(help="Rank 0 writes what it found here.")],
     quick: Annotated[bool, typer.Option(help="One tiny model.")] = False,
+    case: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
 ) -> None:
     """Times the models on the processes that horovodrun started, this one included."""
     strategy = dqat.distribute.Strategy()
     threads = max(1, (os.cpu_count() or 1) // strategy.size)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    cases = QUICK_CASES if quick else CASES
+    cases = [each for each in (QUICK_CASES if quick else CASES) if case in each.name]
     found = {"processes": strategy.size, "cases": [measure(case, strategy) for case in cases]}
     if strategy.size > 1:
         found["all_reduce"] = all_reduce_seconds(strategy, SIZES, 5 if quick else 60)
