@@ -7,8 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from dqat import serving
+from dqat.batch_statistics import synchronize
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedLayer
+from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
 from dqat.range_sync import RangeSync
 from dqat.schedule import Schedule
@@ -66,6 +68,10 @@ class QuantizedModel(keras.Model):
                 if quantizer.owner is None:
                     quantizer.connect(found[quantizer.owner_path])
                 quantizer.owner.is_shared = True
+        if range_sync.all_reduce_total is not None:
+            for layer in self._flatten_layers(include_self=False):
+                if isinstance(layer, keras.layers.BatchNormalization) and layer.synchronized:
+                    synchronize(layer, range_sync.total)
         for layer in self.layers:
             if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
                 layer.connect(self.get_layer(layer.norm_name))
@@ -73,6 +79,8 @@ class QuantizedModel(keras.Model):
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
         with self.range_sync.step(training):
+            if self.range_sync.orders_levels(training):
+                return run_in_levels(self, inputs, mask, self.range_sync)
             return super().call(inputs, training=training, mask=mask)
 
     def train_step(self, data: Any) -> dict[str, Any]:

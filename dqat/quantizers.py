@@ -186,13 +186,16 @@ class Quantizer(keras.layers.Layer):
             saved = serving.fake_quant(x, self.range, self.spec)
             return self.quantize(x, self.range()) if saved is None else saved
         if self._sync().mode == "exact" and not self.is_shared:
-            range_ = self._sync().reduce_now(self, self.masked(self.record(x), training))
-            if isinstance(self.observer, LearnedStep):
-                return self.quantize_and_track(x, self.in_use())[0]
-            return self.quantize(x, self._fit(range_))
+            record = self.masked(self.record(x), training)
+            return self._sync().quantize_exactly(self, record, x, lambda range_: self._quantize_in(x, range_))
         y, record = self.quantize_and_track(x, self.in_use())
         self.submit(record, training)
         return y
+
+    def _quantize_in(self, x: tf.Tensor, observed: Range) -> tf.Tensor:
+        if isinstance(self.observer, LearnedStep):
+            return self.quantize_and_track(x, self.in_use())[0]
+        return self.quantize(x, self._fit(observed))
 
     def submit(self, record: Record, training: bool | tf.Tensor) -> None:
         """Leaves a record for the end of the step; an empty one where `training` is a tensor that is false."""

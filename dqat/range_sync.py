@@ -9,6 +9,7 @@ The reduction starts when the forward pass has its records. Only the observers w
 update, which a NaN on any replica must hold back; the backward pass runs beside it.
 """
 
+import collections
 import contextlib
 import contextvars
 import os
@@ -32,19 +33,27 @@ AllReduce = Callable[[tf.Tensor, str], tf.Tensor]
 
 
 class Reductions(NamedTuple):
-    """The collectives that range sync asks an engine for: elementwise Max of float32, and Sum of int64."""
+    """The collectives that a model asks an engine for.
+
+    Attributes:
+        all_reduce_max: elementwise, of float32.
+        all_reduce_sum: of int64.
+        all_reduce_total: the sum of float32, with its gradient, for BatchNormalization; None where Keras asks the
+            engine itself.
+    """
 
     all_reduce_max: AllReduce
     all_reduce_sum: AllReduce
+    all_reduce_total: AllReduce | None = None
 
 
 _current: contextvars.ContextVar[Reductions | None] = contextvars.ContextVar("dqat_reductions", default=None)
 
 
 @contextlib.contextmanager
-def all_reduce_scope(all_reduce_max: AllReduce, all_reduce_sum: AllReduce) -> Iterator[None]:
+def reductions_scope(reductions: Reductions) -> Iterator[None]:
     """Models that are quantized inside use these reductions."""
-    token = _current.set(Reductions(all_reduce_max, all_reduce_sum))
+    token = _current.set(reductions)
     try:
         yield
     finally:
@@ -71,17 +80,31 @@ def _current_reductions() -> Reductions | None:
     return None
 
 
+class _Held(NamedTuple):
+    """A tensor that waits, in exact mode, to be quantized with a range that is not reduced yet."""
+
+    quantizer: Observing
+    record: Record
+    tensor: tf.Tensor
+    quantize: Callable[[Range], tf.Tensor]
+
+
 class _Step(threading.local):
     """What a forward pass under way has collected: MirroredStrategy traces each replica in a thread of its own.
 
     `records` wait for the end of the step; those in `reduced` are on their way. `check` is the operation that
-    fails at a NaN or an Inf.
+    fails at a NaN or an Inf. In exact mode `held` are waiting, and `may_wait` is the quantizer that may join them.
     """
 
     def __init__(self) -> None:
         self.reduced: dict[int, Record] = {}
+        self.held: list[_Held] = []
+        self.quantized: dict[int, tf.Tensor] = {}
+        self.totals: collections.Counter = collections.Counter()
 
     records: dict[int, Record] | None = None
+    may_wait: Observing | None = None
+    levels: int = 0
     collectives: int = 0
     check: Any = None
 
@@ -91,8 +114,9 @@ class RangeSync:
 
     Args:
         mode: "delayed": one collective at the end of the forward pass, for the next step's ranges. "exact":
-            one collective per quantizer, before its range is used; states of a recurrence stay delayed.
-            "off": no collective, for debugging. Where observers need counts, there is a Sum beside each Max.
+            before ranges are used, one collective for all quantizers that don't depend on one another (see
+            `dqat.levels`); states of a recurrence stay delayed, and go with the last. "off": no collective, for
+            debugging. Where observers need counts, there is a Sum beside each Max.
         on_nonfinite: what a NaN or an Inf on any replica does: "raise" stops the step on all replicas with an
             error that names the quantizers; "skip" leaves their ranges as they are for that step.
 
@@ -120,6 +144,8 @@ class RangeSync:
         self.collectives_per_step = 0
         self.frozen = False
         self._reductions = None if mode == "off" else _current_reductions()
+        #: See `Reductions`; in every mode, for it has nothing to do with ranges.
+        self.all_reduce_total = getattr(_current.get(), "all_reduce_total", None)
         self._step = _Step()
 
     @contextlib.contextmanager
@@ -129,6 +155,8 @@ class RangeSync:
             yield
             return
         self._step.records, self._step.collectives, self._step.check, self._step.reduced = {}, 0, None, {}
+        self._step.levels, self._step.held, self._step.quantized = 0, [], {}
+        self._step.totals.clear()
         try:
             yield
             waiting = self._step.records
@@ -152,6 +180,10 @@ class RangeSync:
             with tf.control_dependencies([self._step.check] if self._step.check is not None else []):
                 self.schedule.advance(training)
 
+    def orders_levels(self, training: bool | tf.Tensor | None) -> bool:
+        """Whether a forward pass must go in levels: see `dqat.levels`."""
+        return self.mode == "exact" and not self.frozen and training is not None and training is not False
+
     @contextlib.contextmanager
     def freeze(self) -> Iterator[None]:
         """Records that are submitted inside are dropped, and nothing is reduced."""
@@ -173,9 +205,79 @@ class RangeSync:
             record = merge_records(earlier, record)
         self._step.records[id(quantizer)] = record
 
-    def reduce_now(self, quantizer: Observing, record: Record) -> Range:
-        """Reduces one record at once and returns the range that results."""
-        return self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")[0]
+    def quantize_exactly(
+        self, quantizer: Observing, record: Record, x: tf.Tensor, quantize: Callable[[Range], tf.Tensor]
+    ) -> tf.Tensor:
+        """What `quantize` makes of the range that results from the record, reduced: at once, or after `release`.
+
+        Returns:
+            The quantized tensor, or, where the quantizer may wait, one that stands for it.
+        """
+        if self._step.records is None:
+            return quantize(self._reduce_and_observe([quantizer], [record], f"dqat.range.{quantizer.path}")[0])
+        waits = self._step.may_wait is quantizer
+        held = _Held(quantizer, record, tf.identity(x) if waits else x, quantize)
+        self._step.held.append(held)
+        return held.tensor if waits else self._reduce_level()[id(x)]
+
+    @contextlib.contextmanager
+    def may_wait(self, quantizer: Observing | None) -> Iterator[list[tf.Tensor]]:
+        """Around a layer whose output is the quantizer's, and is not used before `release`.
+
+        Yields:
+            A list that holds, at the end, the tensors that wait.
+        """
+        waiting: list[tf.Tensor] = []
+        self._step.may_wait = quantizer
+        try:
+            yield waiting
+        finally:
+            self._step.may_wait = None
+        waiting += [held.tensor for held in self._step.held if held.quantizer is quantizer]
+
+    def release(self, *, last: bool) -> dict[int, tf.Tensor]:
+        """Reduces all records that wait, in one collective.
+
+        Args:
+            last: whether no other record comes in this step: those that wait for its end go, too.
+
+        Returns:
+            The quantized tensors, by the id of the tensors that stood for them.
+        """
+        if self._step.held:
+            self._reduce_level(last=last)
+        return self._step.quantized
+
+    def _reduce_level(self, *, last: bool = False) -> dict[int, tf.Tensor]:
+        level, self._step.held = self._step.held, []
+        records: dict[int, Record] = {}
+        for held in level:  # one quantizer, several tensors: a shared layer
+            earlier = records.get(id(held.quantizer))
+            records[id(held.quantizer)] = held.record if earlier is None else merge_records(earlier, held.record)
+        quantizers = {id(held.quantizer): held.quantizer for held in level}
+        if last:
+            for quantizer in self.quantizers:
+                if id(quantizer) in self._step.records and id(quantizer) not in records:
+                    quantizers[id(quantizer)] = quantizer
+                    records[id(quantizer)] = self._step.records.pop(id(quantizer))
+        self._step.levels += 1
+        name = f"dqat.ranges.{self._step.levels}"
+        ranges = self._reduce_and_observe(list(quantizers.values()), list(records.values()), name)
+        results = dict(zip(quantizers, ranges, strict=True))
+        self._step.quantized |= {id(held.tensor): held.quantize(results[id(held.quantizer)]) for held in level}
+        return self._step.quantized
+
+    def total(self, vector: tf.Tensor, layer: str) -> tf.Tensor:
+        """The sum of a layer's statistics over the replicas, with its gradient; the layer's own in a SavedModel.
+
+        Args:
+            vector: float32.
+            layer: the layer's name.
+        """
+        if self.frozen:
+            return vector
+        self._step.totals[layer] += 1
+        return self.all_reduce_total(vector, f"dqat.statistics.{layer}.{self._step.totals[layer]}")
 
     def hold_back(self, gradients: Sequence[Any]) -> list[Any]:
         """The gradients of the step, which wait until no replica's values are known to be NaN or Inf.

@@ -69,7 +69,7 @@ def collectives(graph):
 
 @pytest.fixture(params=[lambda: speech_model((6, 5)), lambda: many_layers(149)], ids=["lstm", "150 quantizers"])
 def delayed(request):
-    with range_sync.all_reduce_scope(reduce_marked, reduce_marked):
+    with range_sync.reductions_scope(range_sync.Reductions(reduce_marked, reduce_marked)):
         return dqat.quantize_model(request.param(), range_sync="delayed")
 
 
@@ -88,7 +88,7 @@ def test_a_delayed_step_has_one_collective_that_the_backward_pass_does_not_wait_
 
 def test_the_step_of_150_quantizers_has_few_operations_for_each():
     def operations(quantizers):
-        with range_sync.all_reduce_scope(reduce_marked, reduce_marked):
+        with range_sync.reductions_scope(range_sync.Reductions(reduce_marked, reduce_marked)):
             model = dqat.quantize_model(many_layers(quantizers - 1), range_sync="delayed")
         graph, *_ = step_graph(model)
         (collective,) = collectives(graph)
@@ -153,3 +153,68 @@ def test_steps_are_counted_and_kept_in_every_kind_of_file(mode, tmp_path):
         assert (loaded.range_sync.schedule.steps, loaded.range_sync.schedule.window) == (3, (1, 7))
         for (_, one), (_, another) in zip(named_quantizers(loaded), named_quantizers(model), strict=True):
             assert [part.numpy() for part in one.range()] == [part.numpy() for part in another.range()]
+
+
+def exact_model(make):
+    with range_sync.reductions_scope(range_sync.Reductions(reduce_marked, reduce_marked)):
+        return dqat.quantize_model(make(), range_sync="exact")
+
+
+def three_inputs():
+    """Three branches of one, two and three layers that are added; behind them two more layers."""
+    layers = keras.layers
+    inputs = [keras.Input((8,), name=f"input_{index}") for index in range(3)]
+    branches = list(inputs)
+    for index in range(3):
+        for depth in range(index + 1):
+            branches[index] = layers.Dense(8, "relu", name=f"branch_{index}_{depth}")(branches[index])
+    outputs = layers.Dense(8, "relu", name="joined")(layers.Add(name="added")(branches))
+    return keras.Model(inputs, layers.Dense(2, name="logits")(outputs))
+
+
+def encoder_and_decoder():
+    layers = keras.layers
+    source, target = keras.Input((6, 4), name="source"), keras.Input((6, 4), name="target")
+    _, *states = layers.LSTM(5, return_state=True, name="encoder")(source)
+    outputs = layers.LSTM(5, return_sequences=True, name="decoder")(target, initial_state=states)
+    return keras.Model([source, target], layers.Dense(3, name="logits")(outputs))
+
+
+@pytest.mark.parametrize(
+    ("make", "quantizers", "levels"),
+    [
+        # Inputs; three layers one after another in the longest branch; two sums of two; two layers.
+        (three_inputs, 13, 1 + 3 + 2 + 2),
+        # Both inputs; each layer's product with its inputs, within the layer; the logits, with which all states go.
+        (encoder_and_decoder, 33, 4),
+        (lambda: many_layers(9), 10, 10),  # a chain: each needs the one before
+    ],
+    ids=["branches", "encoder-decoder", "chain"],
+)
+def test_in_exact_mode_quantizers_that_dont_depend_on_one_another_share_a_collective(make, quantizers, levels):
+    model = exact_model(make)
+    specs = [tf.TensorSpec([4, *each.shape[1:]], tf.float32) for each in model.inputs]
+    step = tf.function(lambda *inputs: model(list(inputs), training=True))
+    graph = step.get_concrete_function(*specs).graph
+    assert len(model.range_sync.quantizers) == quantizers
+    assert model.range_sync.collectives_per_step == len(collectives(graph)) == levels
+
+
+@pytest.mark.parametrize("make", [three_inputs, encoder_and_decoder], ids=["branches", "encoder-decoder"])
+def test_a_pass_in_levels_gives_what_one_layer_after_another_gives(make, rng, monkeypatch):
+    def steps():
+        keras.utils.set_random_seed(0)
+        model = dqat.quantize_model(make(), range_sync="exact")
+        values = np.random.default_rng(0)
+        outputs = []
+        for _ in range(3):
+            inputs = [values.normal(size=(4, *each.shape[1:])).astype(np.float32) for each in model.inputs]
+            with tf.GradientTape() as tape:
+                y = model(inputs, training=True)
+            outputs += [y, *tape.gradient(y, model.trainable_variables)]
+        return [part.numpy() for part in outputs] + [end for pair in dqat.ranges(model).values() for end in pair]
+
+    in_levels = steps()
+    monkeypatch.setattr(range_sync.RangeSync, "orders_levels", lambda self, training: False)
+    for found, expected in zip(in_levels, steps(), strict=True):
+        np.testing.assert_array_equal(found, expected)

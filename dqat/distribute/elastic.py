@@ -107,8 +107,11 @@ class ElasticState:
 
         @hvd.elastic.run
         def attempt(_: Any) -> Any:
-            with _lost_collectives():
-                return function(self)
+            try:
+                with _lost_collectives():
+                    return function(self)
+            finally:
+                self._strategy._engine.forget_collectives()
 
         self._horovod.save()
         return attempt(self._horovod)

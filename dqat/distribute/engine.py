@@ -39,6 +39,9 @@ class Engine(Protocol):
     def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """The elementwise sum of an int64 vector over all replicas, in eager mode and in graphs."""
 
+    all_reduce_total: Callable[[tf.Tensor, str], tf.Tensor] | None
+    """The sum of a float32 vector over all replicas, with its gradient; None where Keras synchronizes itself."""
+
     def all_gather(self, array: np.ndarray, name: str) -> list[np.ndarray]:
         """Every process' array; all must have one shape and dtype (float32, float64, int32 or int64)."""
 
@@ -88,6 +91,10 @@ class OneReplicaPerProcess:
         return vector
 
     def all_reduce_sum(self, vector: tf.Tensor, name: str) -> tf.Tensor:
+        """The vector itself."""
+        return vector
+
+    def all_reduce_total(self, vector: tf.Tensor, name: str) -> tf.Tensor:
         """The vector itself."""
         return vector
 

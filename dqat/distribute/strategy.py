@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dqat import range_sync
 from dqat.distribute.engine import Engine, OneReplicaPerProcess, as_bits
 from dqat.distribute.fingerprint import compare, fingerprint
 from dqat.distribute.sharding import with_weights
 from dqat.distribute.tensorflow import TensorFlow, active_strategy, cluster_strategy, runs_on_several_workers
 from dqat.keras_api import keras
 from dqat.model import named_quantizers, ranges
+from dqat.range_sync import Reductions, reductions_scope
 
 _log = logging.getLogger("dqat")
 
@@ -120,7 +120,9 @@ class Strategy:
             if self.size == 1 and not self.is_elastic:
                 yield
                 return
-            with range_sync.all_reduce_scope(self._engine.all_reduce_max, self._engine.all_reduce_sum):
+            engine = self._engine
+            reductions = Reductions(engine.all_reduce_max, engine.all_reduce_sum, engine.all_reduce_total)
+            with reductions_scope(reductions):
                 yield
 
     def optimizer(self, optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -207,11 +209,11 @@ class Strategy:
         """
         compare(self._engine, fingerprint(model))
         if self.engine == "horovod" and self.size > 1:
-            norms = [layer.name for layer in model._flatten_layers() if getattr(layer, "synchronized", False)]
+            norms = [layer.name for layer in model._flatten_layers() if not getattr(layer, "synchronized", True)]
             if norms and self.is_chief:
                 _log.warning(
-                    "Horovod does not synchronize the statistics of %s: each rank has those of its own rows. "
-                    "Freeze them (dqat.callbacks.RangeSchedule(freeze_batch_norm=…)) or train on tf.distribute",
+                    "each rank has the statistics of its own rows in %s: write BatchNormalization(synchronized=True), "
+                    "or freeze them (dqat.callbacks.RangeSchedule(freeze_batch_norm=…))",
                     ", ".join(norms),
                 )
         self._engine.broadcast([*model.variables, *self.build_optimizer(model, optimizer)])

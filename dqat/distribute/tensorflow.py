@@ -54,6 +54,7 @@ class TensorFlow:
 
     all_reduce_max = staticmethod(replica_context.all_reduce_max)
     all_reduce_sum = staticmethod(replica_context.all_reduce_sum)
+    all_reduce_total = None  # Keras' BatchNormalization knows tf.distribute
 
     def _gather_rows(self, array: tf.Tensor) -> Any:
         def gather(array: tf.Tensor) -> tf.Tensor:

@@ -42,6 +42,10 @@ class QuantizedLayer(keras.layers.Layer):
         """The quantizers of activations and states, by role."""
         raise NotImplementedError
 
+    def last_quantizer(self) -> Quantizer | None:
+        """The quantizer whose output is the layer's, as it is, if there is one that a call runs once, at its end."""
+        return None
+
     def weight_specs(self) -> dict[str, QuantizerSpec]:
         """How each quantized weight is quantized, by role."""
         raise NotImplementedError
@@ -134,6 +138,10 @@ class QuantizeWrapper(QuantizedLayer):
     def quantizers(self) -> dict[str, Quantizer]:
         """The output's quantizer."""
         return {} if self.output_quantizer is None else {"output": self.output_quantizer}
+
+    def last_quantizer(self) -> Quantizer | None:
+        """The output's."""
+        return self.output_quantizer
 
     def weight_specs(self) -> dict[str, QuantizerSpec]:
         """As given."""

@@ -5,6 +5,7 @@ import tempfile
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.util import event_pb2
 
 import dqat
 from dqat.keras_api import keras
@@ -140,8 +141,15 @@ def schedule_and_watch(strategy):
         "norms_frozen": [not norm.trainable for norm in norms],
         "rows": len(watch.rows),
         "clipping": [row.clipping for row in watch.rows],
-        "events": len(list(pathlib.Path(logs).glob("events*"))),
+        "tags": _tensorboards_tags(logs),
     }
+
+
+def _tensorboards_tags(logs):
+    """What TensorBoard would show, by the number of steps that it is there for."""
+    files = [str(path) for path in pathlib.Path(logs).glob("events*")]
+    events = [event_pb2.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(files)]
+    return [value.tag for event in events for value in event.summary.value]
 
 
 def bad_replica(strategy):

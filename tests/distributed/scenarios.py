@@ -188,6 +188,36 @@ def lstm_training(strategy, mode):
     }
 
 
+def cnn_training(strategy, mode):
+    """50 steps of a CNN with BatchNormalization by `fit`; every sixth batch is uneven."""
+    with strategy.scope():
+        model = dqat.quantize_model(features.convolutional(), range_sync=mode)
+        model.compile(
+            strategy.optimizer(keras.optimizers.SGD(0.05, momentum=0.9)),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+    keeper = RangesEachStep(strategy)
+    data = strategy.fit_data(features.dataset(), weighted=True, steps=50)
+    model.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), keeper])
+    norm = model.get_layer("norm")
+    return {
+        "ranges": keeper.ranges,
+        "identical": keeper.identical,
+        "loss": keeper.losses,
+        "moving": np.concatenate([norm.moving_mean.numpy(), norm.moving_variance.numpy()]),
+        "steps": model.range_sync.schedule.steps,
+    }
+
+
+def contract_of_a_cnn(strategy, _):
+    """Contract 2 of the design, for a CNN."""
+    found = {}
+    for mode in ("delayed", "exact"):
+        found |= {f"cnn_training/{mode}/{key}": value for key, value in cnn_training(strategy, mode).items()}
+    return found
+
+
 def contract(strategy, _):
     """Contract 2 of the design, in both modes, in one launch."""
     found = {}

@@ -66,13 +66,13 @@ def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario):
     assert first["collectives"] == 1
 
 
-def test_exact_mode_runs_one_a_quantizer_and_one_for_the_recurrent_states(run_scenario):
+def test_exact_mode_runs_one_a_quantizer_of_a_chain_and_none_for_the_recurrent_states(run_scenario):
     first, _ = run_scenario("training", 2, "exact")
-    outside_recurrence = int(first["quantizers"]) - 4  # two LSTMs with two states each
-    assert first["collectives"] == outside_recurrence + 1
+    outside_recurrence = int(first["quantizers"]) - 4  # two LSTMs with two states each, which go with the last
+    assert first["collectives"] == outside_recurrence
     ran = range_collectives(first["timeline"])
-    assert len(ran) == 20 * (outside_recurrence + 1)
-    assert ran.count("dqat.ranges") == ran.count("dqat.range.relu.output") == 20
+    assert len(ran) == 20 * outside_recurrence
+    assert ran.count("dqat.ranges.1") == ran.count(f"dqat.ranges.{outside_recurrence}") == 20
 
 
 def test_histograms_cost_one_collective_more_a_step(run_scenario):
