@@ -1,5 +1,10 @@
-"""The Keras that dqat builds on: tf.keras up to TensorFlow 2.15, tf_keras from 2.16 on."""
+"""The Keras that dqat builds on: tf.keras up to TensorFlow 2.15, tf_keras from 2.16 on.
 
+TensorFlow 2.15's tf.keras is tf_keras where TF_USE_LEGACY_KERAS=1 stands in the environment, and so is dqat's then.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +24,11 @@ def require_keras_2(model: object) -> None:
     if isinstance(model, keras.Model):
         return
     given = f"{type(model).__module__}.{type(model).__name__}"
+    if NAME == "tf.keras" and any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
+        raise TypeError(
+            f"model {getattr(model, 'name', '')!r} is of tf_keras ({given}), and this process's tf.keras is another "
+            "one: set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, which makes them the same"
+        )
     if any(base.__name__ == "Model" and "keras" in base.__module__ for base in type(model).__mro__):
         raise TypeError(
             f"model {getattr(model, 'name', '')!r} is of another Keras ({given}): build it with {NAME}, "
@@ -49,3 +59,29 @@ def deserialize(config: Any) -> Any:
     """The inverse of `serialize`."""
     # Not Keras' general function: from HDF5 and SavedModels that doesn't find Keras' own classes.
     return None if config is None else keras.layers.deserialize(config)
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Layers that are made inside have this policy, such as "float32" or "mixed_bfloat16"."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def in_float32(config: Any) -> Any:
+    """A config, with all that it holds, that computes in float32: policies of mixed precision are taken out."""
+    if isinstance(config, dict):
+        return {
+            key: "float32" if key == "dtype" and _is_mixed(value) else in_float32(value)
+            for key, value in config.items()
+        }
+    return type(config)(map(in_float32, config)) if isinstance(config, (list, tuple)) else config
+
+
+def _is_mixed(dtype: Any) -> bool:
+    name = dtype["config"].get("name") if isinstance(dtype, dict) and "config" in dtype else dtype
+    return isinstance(name, str) and name in ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")

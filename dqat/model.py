@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from dqat import serving
 from dqat.batch_statistics import synchronize
-from dqat.keras_api import keras, register
+from dqat.keras_api import in_float32, keras, register
 from dqat.layers import QuantizedLayer
 from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
@@ -146,6 +146,17 @@ def ranges(model: keras.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if isinstance(layer, QuantizedLayer):
             found |= {f"{layer.name}/{role}": range_ for role, range_ in layer.weight_ranges().items()}
     return {path: (low.numpy(), high.numpy()) for path, (low, high) in found.items()}
+
+
+def float32_model(model: QuantizedModel) -> QuantizedModel:
+    """The model itself, or a copy in float32 of one that computes in mixed precision: what integers stand for."""
+    config = model.get_config()
+    exact = in_float32(config)
+    if exact == config:
+        return model
+    copy = type(model).from_config(exact)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def require_quantized(model: Any) -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from dqat.export.inspection import inspect_tflite
 from dqat.keras_api import keras
-from dqat.model import require_quantized
+from dqat.model import float32_model, require_quantized
 
 #: Which kernels of the interpreter run a file: TensorFlow's choice, or those built in alone. Where a cell is unrolled
 #: they may differ by an LSB; TFLite's LSTM operator is the same in all.
@@ -161,7 +161,7 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object, *, kernels
     """Runs simulation and exported file on the same samples and compares their outputs.
 
     Args:
-        model: the quantization-aware model that was exported.
+        model: the quantization-aware model that was exported; one in mixed precision is simulated in float32.
         path: the file that `export_tflite` wrote.
         data: float32 samples [samples, ...], or a `tf.data.Dataset` of batches, with labels or without. For a
             model with several inputs: a list in the model's order, or a dict by input name, of such.
@@ -176,6 +176,7 @@ def verify(model: keras.Model, path: str | os.PathLike, data: object, *, kernels
         ValueError: for a file that is no int8 model, no samples, or samples of another number of inputs.
     """
     require_quantized(model)
+    model = float32_model(model)
     inspect_tflite(path)
     runner = Runner(path, kernels)
     simulated, integers = [], []

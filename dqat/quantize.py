@@ -7,7 +7,7 @@ import tensorflow as tf
 from dqat import graph, tracing
 from dqat.annotate import QuantizeAnnotate
 from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
-from dqat.keras_api import keras, layer_config, require_keras_2
+from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
 from dqat.rules import Relations, apply_rule, as_layer
@@ -15,6 +15,7 @@ from dqat.specs import Scheme
 
 #: Layers that read indices, which stay as they are.
 _LOOK_UP = keras.layers.Embedding
+_FLOAT32_ONLY = (keras.layers.RNN, keras.layers.Bidirectional)
 
 
 def quantize_model(
@@ -139,6 +140,15 @@ def _quantized(
         )
         return read and tf.as_dtype(call.layer.compute_dtype).is_floating
 
+    def standing_for(call, copy):
+        layer = call.layer
+        quantize_config = (chosen or {}).get(id(layer))
+        if not is_chosen(layer):
+            return [copy, *([entry_quantizer(layer)] if is_read_by_chosen(call) else [])]
+        if quantize_config is not None:
+            return [ConfiguredLayer(copy, quantize_config, name_prefix="")]
+        return apply_rule(copy, relations.context(layer))
+
     def convert(call, args, kwargs):
         layer, key = call.layer, id(call.layer)
         if call.is_input:
@@ -150,15 +160,14 @@ def _quantized(
                 return entry, entry  # integers, or nobody who wants some
             return entry, entry_quantizer(layer)(entry)
         if key not in made:
+            # What stands for a layer computes in the layer's own dtype; a recurrence, whose loop is one operation
+            # of float32, in that.
+            is_exact = isinstance(layer, _FLOAT32_ONLY)
             config = layer_config(layer, layer.get_config())
-            copies[key] = copy = type(layer).from_config({**config, "name": names[key]})
-            quantize_config = (chosen or {}).get(key)
-            if not is_chosen(layer):
-                made[key] = [copy, *([entry_quantizer(layer)] if is_read_by_chosen(call) else [])]
-            elif quantize_config is not None:
-                made[key] = [ConfiguredLayer(copy, quantize_config, name_prefix="")]
-            else:
-                made[key] = apply_rule(copy, relations.context(layer))
+            config = in_float32(config) if is_exact and is_chosen(layer) else config
+            with dtype_policy("float32" if is_exact else layer.dtype_policy.name):
+                copies[key] = copy = type(layer).from_config({**config, "name": names[key]})
+                made[key] = standing_for(call, copy)
         first, *others = made[key]
         if isinstance(first, QuantizedLayer):
             kwargs.pop("training", None)  # its quantizers follow the model's

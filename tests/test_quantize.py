@@ -152,3 +152,15 @@ def test_prescribed_output_ranges_are_those_of_the_kernels():
     by_suffix = {path.split("_")[-1]: tuple(map(float, value)) for path, value in found.items()}
     assert by_suffix["tanh/output"] == (-1.0, 127 / 128)
     assert by_suffix["softmax/output"] == (0.0, 255 / 256)
+
+
+def test_other_bits_train_and_export_names_them(rng, tmp_path):
+    model = dqat.quantize_model(model_of(layers.Dense(6, name="dense"), shape=(8,)), scheme="w4a6")
+    samples = rng.normal(size=(64, 8)).astype(np.float32)
+    model.compile("adam", "mse")
+    model.fit(samples, np.ones((64, 6)), epochs=2, verbose=0)
+    assert len(np.unique(model.get_layer("dense").quantized_weights()["kernel"])) <= 15
+    assert len(np.unique(model.predict(samples, verbose=0))) <= 64
+    with pytest.raises(dqat.ExportError, match=r'dense/output \(6 bits\), dense/kernel \(4 bits\).*scheme="int8"'):
+        dqat.export_tflite(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())

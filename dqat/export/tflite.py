@@ -19,7 +19,7 @@ from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, requir
 from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.keras_api import keras
 from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
-from dqat.model import named_quantizers, require_quantized
+from dqat.model import float32_model, named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
 #: The converter computes a scale from the range in other ways than dqat; they agree to this.
@@ -80,6 +80,7 @@ def export_tflite(
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_int8(model)
     _require_ranges(model)
+    model = float32_model(model)
     require_batch_first(model)
     if not streaming:
         require_no_masks(model)
