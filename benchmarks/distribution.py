@@ -1,7 +1,7 @@
 """The cost of range sync: training steps with and without it, and a calculation for up to 4,096 workers.
 
-python -m benchmarks.distribution [--json FILE] [--plot FILE] [--quick] [--processes N] [--case TEXT] [--latency S]
-    [--bandwidth BYTES_PER_S]
+python -m benchmarks.distribution [--json FILE] [--plot FILE] [--quick] [--processes N] [--case TEXT] [--no-exact]
+    [--latency S] [--bandwidth BYTES_PER_S]
 
 Measured, on this machine: steps of models with 5 and 150 quantizers and of an LSTM on 1, 2 and 4 Horovod
 processes, delayed and exact against off, taking turns in one run; how many range collectives a step has; and the
@@ -38,7 +38,7 @@ from benchmarks.timing import Rounds
 PROCESSES = (1, 2, 4)
 
 
-def run_processes(processes: int, quick: bool, case: str = "") -> dict[str, Any]:
+def run_processes(processes: int, quick: bool, case: str = "", exact: bool = True) -> dict[str, Any]:
     """What `benchmarks.replica_steps` finds on that many processes, in the cases whose name contains `case`."""
     horovodrun = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
     if horovodrun is None:
@@ -47,7 +47,7 @@ def run_processes(processes: int, quick: bool, case: str = "") -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "found.json")
         command = [*prefix, sys.executable, "-m", "benchmarks.replica_steps", str(file), "--case", case]
-        command += ["--quick"] * quick
+        command += ["--quick"] * quick + ["--no-exact"] * (not exact)
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -59,7 +59,7 @@ def rows_of(found: dict[str, Any]) -> list[report.Row]:
     rows = []
     for case in found["cases"]:
         rounds = Rounds(case["seconds"])
-        for mode in ("delayed", "exact"):
+        for mode in sorted(set(case["seconds"]) - {"off"}):
             name = f"{case['case']}, {found['processes']} process{'es' * (found['processes'] > 1)}"
             rows.append(
                 {
@@ -127,9 +127,11 @@ def print_steps(rows: Sequence[report.Row], where: dict[str, Any]) -> None:
     )
     for name in ("case", "quantizers", "ms, delayed", "delayed / off", "collectives", "exact / off", "collectives"):
         table.add_column(name, justify="left" if name == "case" else "right")
-    for delayed, exact in zip(rows[::2], rows[1::2], strict=True):
+    for delayed in rows:
+        if delayed["what"] != "delayed step":
+            continue
         cells = [delayed["case"], str(delayed["quantizers"]), f"{delayed['seconds'] * 1e3:.1f}"]
-        for row in (delayed, exact):
+        for row in (row for row in rows if row["case"] == delayed["case"]):
             cells += [f"{1 / row['ratio']:.3f} ({1 / row['ratio_of_fastest']:.3f})", str(row["collectives"])]
         table.add_row(*cells)
     Console(width=150).print(table)
@@ -192,6 +194,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="One tiny model, to see that it runs.")] = False,
     processes: Annotated[list[int] | None, typer.Option(help="Only so many; may be given several times.")] = None,
     case: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
+    exact: Annotated[bool, typer.Option(help="Exact mode, too.")] = True,
     latency: Annotated[float | None, typer.Option(help="Seconds of a message between hosts.")] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Bytes a second between hosts.")] = None,
 ) -> None:
@@ -199,7 +202,7 @@ def main(
     rows, start = [], 0.0
     tcp_latency, tcp_bandwidth = measure_tcp()
     for count in processes or (PROCESSES[:2] if quick else PROCESSES):
-        found = run_processes(count, quick, case)
+        found = run_processes(count, quick, case, exact)
         rows += rows_of(found)
         print(f"timed {count} process{'es' * (count > 1)}", flush=True)
         if count == 2:
