@@ -1,5 +1,6 @@
 # make demo      sets everything up and runs the main job
 # make test      sets everything up and runs the tests
+# make test LANE=current    the same with TensorFlow 2.21, tf_keras and Python 3.12, in .venv-current
 # make bench     sets everything up, times the ops, recurrent layers and range sync; rows and plots go to out/
 # make slurm-test    sets everything up and runs a job on a real Slurm of one node (Debian's slurm-wlm, as root)
 # make elastic-test  sets everything up and kills ten workers of an elastic job
@@ -8,9 +9,27 @@
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
 # builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
 
+# Home is the version that Horovod and tensorflow-addons are made for; current has neither, so it runs the tests that
+# need none of them, without the long ones that say nothing about the version.
+LANE ?= home
+ifeq ($(LANE),home)
 VENV := .venv
+VERSION := 3.11
+TENSORFLOW := 'tensorflow==2.15.1' 'numpy<2'
+EXTRAS := horovod,test
+TESTS :=
+else ifeq ($(LANE),current)
+VENV := .venv-current
+VERSION := 3.12
+TENSORFLOW := 'tensorflow==2.21.*' 'tf_keras==2.21.*'
+EXTRAS := test
+TESTS := $(addprefix tests/test_,$(addsuffix .py,annotate cli export integer integer_lstm layers model native \
+  observers parity quantize range_sync saving serving subclassed targets tfmot_examples))
+else
+$(error LANE must be home or current, got $(LANE))
+endif
 BIN := $(VENV)/bin
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python$(VERSION) || command -v python3)
 DATA := data/JapaneseVowels/JapaneseVowels_TEST.ts
 SOURCES := $(shell find cc -type f) CMakeLists.txt pyproject.toml
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -29,7 +48,7 @@ demo: setup
 	horovodrun -np 2 --disable-cache python launch/train_sequence.py
 
 test: setup lint
-	python -m pytest
+	python -m pytest $(TESTS)
 
 bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
@@ -66,11 +85,11 @@ format: $(VENV)/dqat.stamp
 	clang-format -i $$(find cc tests/cc -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh')
 
 clean:
-	rm -rf $(VENV) build data out
+	rm -rf .venv .venv-current build data out
 
 $(VENV)/venv.stamp:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	  { echo "dqat's set-up needs Python 3.11 (TensorFlow 2.15.1); $(PYTHON) is $$($(PYTHON) -V). Try make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' || \
+	  { echo "dqat's set-up, lane $(LANE), needs Python $(VERSION); $(PYTHON) is $$($(PYTHON) -V). Try make PYTHON=/path/to/python$(VERSION)"; exit 1; }
 	@$(PYTHON) -c 'import os, sysconfig as s, sys; sys.exit(not os.path.exists(s.get_path("include") + "/Python.h"))' || \
 	  { echo "The headers of $(PYTHON) are missing (Debian: apt-get install python3-dev)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -79,7 +98,7 @@ $(VENV)/venv.stamp:
 
 # Build tools come from PyPI too, so that the machine needs only python3, g++ and make.
 $(VENV)/tensorflow.stamp: $(VENV)/venv.stamp
-	python -m pip install -q 'tensorflow==2.15.1' 'numpy<2' 'cmake>=3.26' ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
+	python -m pip install -q $(TENSORFLOW) 'cmake>=3.26' ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
 	touch $@
 
 $(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
@@ -87,8 +106,8 @@ $(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
 	$(HOROVOD) python -m pip install -q --no-build-isolation 'horovod==0.28.1'
 	touch $@
 
-$(VENV)/dqat.stamp: $(VENV)/horovod.stamp $(SOURCES)
-	python -m pip install -q --no-build-isolation -e '.[horovod,test]'
+$(VENV)/dqat.stamp: $(if $(findstring horovod,$(EXTRAS)),$(VENV)/horovod.stamp,$(VENV)/tensorflow.stamp) $(SOURCES)
+	python -m pip install -q --no-build-isolation -e '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/bench.stamp: $(VENV)/dqat.stamp

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 from dqat import native
 
 if TYPE_CHECKING:
-    from dqat import callbacks, distribute, integer, layers, observers, ops, quantizers, streaming
+    from dqat import algorithms, callbacks, distribute, integer, layers, observers, ops, quantizers, streaming
     from dqat.annotate import quantize_annotate_layer, quantize_annotate_model, quantize_scope
     from dqat.configured_layer import QuantizeConfig
     from dqat.coverage_report import Coverage, coverage
+    from dqat.end_ranges import fix_input_output_range, remove_input_range
     from dqat.export import ExportError, ExportReport, export_tflite
     from dqat.export.inspection import TfliteFile, TfliteFileError, compare_tflite, inspect_tflite
     from dqat.layers import QuantizeWrapper
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dqat.specs import QuantizerSpec, Scheme
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
-_MODULES = ("callbacks", "distribute", "integer", "layers", "observers", "ops", "quantizers", "streaming")
+_MODULES = ("algorithms", "callbacks", "distribute", "integer", "layers", "observers", "ops", "quantizers", "streaming")
 _NAMES = {
     "Coverage": "coverage_report",
     "ExportError": "export",
@@ -37,6 +38,8 @@ _NAMES = {
     "UnsupportedLayerError": "rules",
     "compare_tflite": "export.inspection",
     "coverage": "coverage_report",
+    "fix_input_output_range": "end_ranges",
+    "remove_input_range": "end_ranges",
     "inspect_tflite": "export.inspection",
     "export_tflite": "export",
     "quantize_annotate_layer": "annotate",
@@ -84,12 +87,14 @@ __all__ = [
     "TfliteFile",
     "TfliteFileError",
     "UnsupportedLayerError",
+    "algorithms",
     "build_info",
     "callbacks",
     "compare_tflite",
     "coverage",
     "distribute",
     "export_tflite",
+    "fix_input_output_range",
     "inspect_tflite",
     "integer",
     "layers",
@@ -102,6 +107,7 @@ __all__ = [
     "quantize_scope",
     "quantizers",
     "ranges",
+    "remove_input_range",
     "streaming",
     "verify",
 ]

@@ -1,5 +1,7 @@
 """TensorFlow's own quantizer of float TFLite files, which ends the process at some graphs it can't do."""
 
+import inspect
+
 import tensorflow as tf
 from tensorflow.lite.python import convert as tflite_convert
 
@@ -33,4 +35,8 @@ def quantize(content: bytes, *, in_child: bool) -> bytes:
 
 
 def _quantize(content: bytes) -> bytes:
-    return tflite_convert.mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8)
+    # Newer versions quantize Dense kernels per channel, unless they are told not to.
+    per_tensor = "disable_per_channel_for_dense_layers"
+    known = inspect.signature(tflite_convert.mlir_quantize).parameters
+    options = {per_tensor: True} if per_tensor in known else {}
+    return tflite_convert.mlir_quantize(content, input_data_type=tf.int8, output_data_type=tf.int8, **options)
