@@ -23,8 +23,8 @@ VENV := .venv-current
 VERSION := 3.12
 TENSORFLOW := 'tensorflow==2.21.*' 'tf_keras==2.21.*'
 EXTRAS := test
-TESTS := $(addprefix tests/test_,$(addsuffix .py,annotate cli export integer integer_lstm layers model native \
-  observers parity quantize range_sync saving serving subclassed targets tfmot_examples))
+TESTS := $(addprefix tests/test_,$(addsuffix .py,algorithms annotate model native \
+  observers quantize subclassed targets tfmot_examples))
 else
 $(error LANE must be home or current, got $(LANE))
 endif
