@@ -42,25 +42,44 @@ GridCounts MakeGrids(int64_t n, float quant_min, float quant_max, const float* m
   return {invalid, empty_ranges};
 }
 
+// Three extremes of a row's bits, which tell its smallest and largest value and whether a NaN or an Inf is
+// among them: half the operations that comparing floats takes. Positive floats are in the order of their
+// bits, negative ones in the reverse order and, to unsigned numbers, above the positive ones; NaN and Inf are
+// outermost.
+constexpr int32_t kNoHighest = INT32_MIN;
+constexpr uint32_t kNoLowest = 0, kNoNearest = UINT32_MAX;
+
+void MergeExtremes(int32_t highest, uint32_t lowest, uint32_t nearest, float* min, float* max) {
+  constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7f800000u;
+  const uint32_t largest =
+      highest < 0 ? nearest : static_cast<uint32_t>(highest);   // the former of negative ones
+  const uint32_t smallest = lowest < kSign ? nearest : lowest;  // the former of positive ones
+  const bool bad = highest >= static_cast<int32_t>(kInfinity) || lowest >= (kSign | kInfinity);
+  const float low = bad ? -__builtin_inff() : FloatOfBits(smallest);
+  const float high = bad ? __builtin_inff() : FloatOfBits(largest);
+  *min = low < *min ? low : *min;
+  *max = high > *max ? high : *max;
+}
+
 template <bool kDivide, bool kTrack>
 void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
   const float lo = grid.nudged_min, hi = grid.nudged_max, scale = grid.scale;
   const float inv_scale = grid.inv_scale, zero_level = grid.zero_level;
-  float row_min = kTrack ? *min : 0.0f, row_max = kTrack ? *max : 0.0f;
-#pragma omp simd reduction(min : row_min) reduction(max : row_max)
+  int32_t highest = kNoHighest;
+  uint32_t lowest = kNoLowest, nearest = kNoNearest;
+#pragma omp simd reduction(max : highest, lowest) reduction(min : nearest)
   for (int64_t i = 0; i < n; ++i) {
     const float value = x[i];
     if (kTrack) {
-      const float low = RecordMin(value), high = RecordMax(value);
-      row_min = low < row_min ? low : row_min;
-      row_max = high > row_max ? high : row_max;
+      const uint32_t bits = BitsOfFloat(value);
+      const int32_t signed_bits = static_cast<int32_t>(bits);
+      highest = signed_bits > highest ? signed_bits : highest;
+      lowest = bits > lowest ? bits : lowest;
+      nearest = bits < nearest ? bits : nearest;
     }
     y[i] = Quantize<kDivide>(value, lo, hi, scale, inv_scale, zero_level);
   }
-  if (kTrack) {
-    *min = row_min;
-    *max = row_max;
-  }
+  if (kTrack && n > 0) MergeExtremes(highest, lowest, nearest, min, max);
 }
 
 void Quantizes(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y) {
@@ -82,15 +101,17 @@ void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, const float
 }
 
 void MinMax(int64_t n, const float* x, float* min, float* max) {
-  float row_min = *min, row_max = *max;
-#pragma omp simd reduction(min : row_min) reduction(max : row_max)
+  int32_t highest = kNoHighest;
+  uint32_t lowest = kNoLowest, nearest = kNoNearest;
+#pragma omp simd reduction(max : highest, lowest) reduction(min : nearest)
   for (int64_t i = 0; i < n; ++i) {
-    const float low = RecordMin(x[i]), high = RecordMax(x[i]);
-    row_min = low < row_min ? low : row_min;
-    row_max = high > row_max ? high : row_max;
+    const uint32_t bits = BitsOfFloat(x[i]);
+    const int32_t signed_bits = static_cast<int32_t>(bits);
+    highest = signed_bits > highest ? signed_bits : highest;
+    lowest = bits > lowest ? bits : lowest;
+    nearest = bits < nearest ? bits : nearest;
   }
-  *min = row_min;
-  *max = row_max;
+  if (n > 0) MergeExtremes(highest, lowest, nearest, min, max);
 }
 
 void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, float* dx, float* dmin,
