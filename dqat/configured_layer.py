@@ -127,7 +127,7 @@ class ConfiguredLayer(QuantizedLayer):
         return self._compute(
             inputs,
             kwargs,
-            self.quantized_weights(),
+            self.weights_in_use(),
             lambda role, quantizer, x: quantizer(x, training, self._states[role]),
         )
 

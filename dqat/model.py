@@ -10,6 +10,7 @@ from dqat import serving
 from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
 from dqat.layers import QuantizedLayer
+from dqat.layers.wrapper import one_pass
 from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
 from dqat.range_sync import RangeSync
@@ -78,7 +79,7 @@ class QuantizedModel(keras.Model):
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
-        with self.range_sync.step(training):
+        with self.range_sync.step(training), one_pass():
             if self.range_sync.orders_levels(training):
                 return run_in_levels(self, inputs, mask, self.range_sync)
             return super().call(inputs, training=training, mask=mask)

@@ -63,7 +63,7 @@ class QuantizedLSTM(QuantizedRNN):
     def _sequence(self, x: tf.Tensor, states: State, mask: tf.Tensor | None, training: Any) -> Any:
         if self.layer.cell.recurrent_dropout:
             return super()._sequence(x, states, mask, training)
-        weights = (tf.reshape(weight, [-1, GATES * self.layer.units]) for weight in self.quantized_weights().values())
+        weights = (tf.reshape(weight, [-1, GATES * self.layer.units]) for weight in self.weights_in_use().values())
         outputs, states, records = lstm_sequence(
             x,
             tuple(weights),

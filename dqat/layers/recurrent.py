@@ -328,7 +328,7 @@ class QuantizedRNN(QuantizedLayer):
         mask = None if mask is None else tf.transpose(mask)[..., tf.newaxis]
         if self.layer.go_backwards:
             x, mask = tf.reverse(x, [0]), None if mask is None else tf.reverse(mask, [0])
-        weights = self.quantized_weights() | self.form.biases()
+        weights = self.weights_in_use() | self.form.biases()
         time, batch = tf.shape(x)[0], tf.shape(x)[1]
         rows = None if mask is None else tf.reshape(mask, [-1, 1])
         projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), _Sequence(self, weights, rows, training))

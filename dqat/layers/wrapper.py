@@ -1,6 +1,7 @@
 """Any layer with quantized weights and a quantized output."""
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,24 @@ from dqat.specs import QuantizerSpec
 
 #: Takes a role and a tensor, and gives the tensor as the quantizer of that role leaves it.
 Point = Callable[[str, tf.Tensor], tf.Tensor]
+
+#: What layers have quantized in the forward pass under way, by layer and graph; None where there is none.
+_weights_of_pass: contextvars.ContextVar[dict[tuple[int, Any], dict[str, tf.Tensor]] | None] = contextvars.ContextVar(
+    "dqat_weights_of_pass", default=None
+)
+
+
+@contextlib.contextmanager
+def one_pass() -> Iterator[None]:
+    """Around a model's forward pass, in which no weight changes: a layer quantizes its own once for all its calls."""
+    if _weights_of_pass.get() is not None:  # of the model around this one
+        yield
+        return
+    token = _weights_of_pass.set({})
+    try:
+        yield
+    finally:
+        _weights_of_pass.reset(token)
 
 
 class QuantizedLayer(keras.layers.Layer):
@@ -66,6 +85,17 @@ class QuantizedLayer(keras.layers.Layer):
             role: quantize_weight(values[role], spec, lambda role=role: self.weight_ranges()[role])
             for role, spec in self.weight_specs().items()
         }
+
+    def weights_in_use(self) -> dict[str, tf.Tensor]:
+        """`quantized_weights`, those of the layer's first call where it is called again in a forward pass."""
+        found = _weights_of_pass.get()
+        if found is None:
+            return self.quantized_weights()
+        # A tensor of one graph, such as a loop's body, is of no use in another.
+        place = id(self), None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        if place not in found:
+            found[place] = self.quantized_weights()
+        return found[place]
 
     def get_config(self) -> dict[str, Any]:
         """The float layer beside Keras' own fields."""
@@ -204,7 +234,7 @@ class QuantizeWrapper(QuantizedLayer):
         return self._call_layer(
             inputs,
             kwargs,
-            self._in_layer_shape(self.quantized_weights()),
+            self._in_layer_shape(self.weights_in_use()),
             lambda role, x: self.quantizers()[role](x, training=training),
         )
 
