@@ -8,6 +8,7 @@ import json
 import pathlib
 import sys
 
+import fuzz_recurrent
 import numpy as np
 import reference
 import tensorflow as tf
@@ -26,6 +27,7 @@ OPS = {
     "MinimumErrorRange": ops.dqat_minimum_error_range,
     "FakeQuantLearned": ops.dqat_fake_quant_learned,
     "FakeQuantLearnedGrad": ops.dqat_fake_quant_learned_grad,
+    **fuzz_recurrent.OPS,
 }
 WITHOUT_BITS = ("MinMax", "Histogram", "PercentileRange")
 WITHOUT_AXIS = ("Histogram", "FakeQuantHistogram")
@@ -142,6 +144,8 @@ def draw_histogram(random, name, options):
 def draw(name, index):
     """The arguments and attributes of one call, and whether it must be refused."""
     random = Random(name, index)
+    if name in fuzz_recurrent.OPS:
+        return fuzz_recurrent.draw(name, random)
     options, refused = ({}, False) if name in WITHOUT_BITS else draw_bits(random)
     if name == "FitRange":
         arguments, wrong = draw_fit_range(random, options)
@@ -259,6 +263,8 @@ def is_right_range(name, results, arguments, options):
 
 def is_right(name, results, arguments, options):
     """Whether the results are those of the reference."""
+    if name in fuzz_recurrent.OPS:
+        return fuzz_recurrent.is_right(name, results, arguments, options)
     options = dict(options)
     if name == "FitRange":
         expected = reference.fit_range(*arguments, **options)
@@ -309,8 +315,8 @@ def call(name, index):
     except REFUSALS as error:
         return "refused" if refused else f"refused for no reason: {error}"
     except tf.errors.ResourceExhaustedError:
-        # A record of HUGE channels, which only an empty tensor can ask for.
-        return "refused" if name == "MinMax" and HUGE in np.shape(arguments[0]) else "out of memory"
+        # Results of HUGE length, which only an empty tensor can ask for.
+        return "refused" if any(HUGE in np.shape(each) for each in arguments) else "out of memory"
     if refused:
         return "not refused"
     return "right" if is_right(name, results, arguments, options) else "wrong result"

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dqat.native import ops
+
 CALLS = 20_000
 SECONDS = 900  # for all calls of one process; they take well under 200
 PROCESSES = 2
@@ -27,6 +29,9 @@ OPS = (
     "MinimumErrorRange",
     "FakeQuantLearned",
     "FakeQuantLearnedGrad",
+    "MatMul",
+    "QuantizedLstm",
+    "QuantizedLstmGrad",
 )
 SCRIPT = pathlib.Path(__file__).parent / "fuzz_ops.py"
 
@@ -81,6 +86,11 @@ def test_random_calls_are_right_or_refused(outcomes, op):
     # Both kinds in earnest: neither are most calls refused, nor are wrong arguments rare.
     assert outcome["right"] > 0.5 * CALLS
     assert outcome["refused"] > 0.02 * CALLS
+
+
+def test_every_operation_is_here():
+    names = {name.removeprefix("dqat_") for name in dir(ops) if name.startswith("dqat_") and "eager" not in name}
+    assert {name.replace("_", "") for name in names} == {name.lower() for name in OPS}
 
 
 @pytest.mark.parametrize("how, told", [("os.abort()", "SIGABRT"), ("time.sleep(60)", "did not end in 2 s")])
