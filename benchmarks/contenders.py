@@ -107,6 +107,7 @@ def contenders(shape: tuple[int, ...], per_channel: bool) -> dict[str, Call]:
     constant = tf.constant(0.5)
     return {
         "pass": partial(tf.raw_ops.Mul, x=x, y=constant),
+        "pass_by_channel": partial(tf.raw_ops.Mul, x=x, y=tf.fill(low.shape, constant)),
         "forward": partial(dqat.ops.fake_quant, x, low, high, axis=axis),
         "track": partial(dqat.ops.fake_quant_track, x, low, high, axis=axis),
         "exact": lambda: dqat.ops.fake_quant(x, *dqat.ops.min_max(x, axis=axis), axis=axis),

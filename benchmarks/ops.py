@@ -1,12 +1,13 @@
 """dqat's ops against TensorFlow's, against tfmot's composition, and against a plain pass over the memory.
 
-python -m benchmarks.ops [--json FILE] [--plot FILE] [--quick] [--gpu]
+python -m benchmarks.ops [--json FILE] [--plot FILE] [--threads N] [--quick] [--gpu]
 
 What is timed is the kernel, not Python: single ops are called eagerly on tensors that exist already, which costs
 some 20 microseconds a call for all alike; what is several ops (a training step's quantizer) runs as a
 `tf.function`, ours as well as tfmot's, and with the same small ops for the averages. Outputs are allocated and
 freed within the measured time, by TensorFlow's allocator, for all alike. The plain pass is `x * 0.5`, per channel
 too; for gradients, which read two tensors, it is `dy * x`, and for steps it is a `tf.function` as well.
+`x * c[channels]` is TensorFlow's multiplication with a constant for each channel.
 
 On a GPU a measured time is that of 20 calls in a row and of waiting for the device; tensors are larger there, so that
 the device is busy longer than Python needs to launch the next call.
@@ -72,8 +73,11 @@ COMPARISONS = (
     Comparison("delayed step", "delayed_step", "tfmot step", "tfmot_step", 2.0, 8.0),
     Comparison("exact step", "exact_step", "tfmot step", "tfmot_step"),
     Comparison("Quantizer step", "quantizer_step", "tfmot step", "tfmot_step"),
+    # What no quantizer could beat: a step that only multiplies with a constant.
+    Comparison("plain step", "pass_step", "tfmot step", "tfmot_step"),
     Comparison("fake_quant", "forward", report.PASS, "pass"),
     Comparison("fake_quant_track", "track", report.PASS, "pass", _NEAR_A_PASS, _NEAR_A_PASS),
+    Comparison("fake_quant_track", "track", "x * c[channels]", "pass_by_channel"),
     Comparison("min_max + fake_quant", "exact", report.PASS, "pass"),
     Comparison("gradient", "gradient", report.PASS, "pass_of_two"),
     Comparison("delayed step", "delayed_step", report.PASS, "pass_step"),
@@ -167,6 +171,7 @@ def machine() -> dict[str, Any]:
 def main(
     json: Annotated[pathlib.Path | None, typer.Option(help="Write the rows here.")] = None,
     plot: Annotated[pathlib.Path | None, typer.Option(help="Draw the ratios here, as PNG.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Only with that many; otherwise with 1, then 2.")] = None,
     quick: Annotated[bool, typer.Option(help="One tiny shape, to see that it runs.")] = False,
     gpu: Annotated[bool, typer.Option(help="On the first GPU instead of the CPU.")] = False,
 ) -> None:
@@ -175,7 +180,7 @@ def main(
     if gpu:
         rows = measure_gpu(QUICK_SHAPES if quick else GPU_SHAPES, seconds)
     else:
-        rows = [row for threads in THREADS for row in measure(shapes, threads, seconds)]
+        rows = [row for each in ([threads] if threads else THREADS) for row in measure(shapes, each, seconds)]
     where = machine()
     report.print_ratios(rows, where)
     if json is not None:
