@@ -88,7 +88,7 @@ def _training_is_that_of_one_process_on_the_whole_batch(processes, whole, mode, 
         where = f"{training}, {process['engine']}, {process['size']} replicas, {mode}"
         print(f"{where}: ranges {apart.max():.2e}, losses {loss.max():.2e} of one process")
         assert apart.max() < 0.02
-        assert loss.max() < 0.01
+        assert loss.max() < 0.02  # up to 0.0094 was seen, late in training, where losses are small
 
 
 @pytest.fixture(params=ENGINES[::2], ids=lambda case: f"{case[0]}-{case[1]}")
