@@ -7,7 +7,8 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.wrapper import Point, QuantizedLayer, as_shapes
+from dqat.layers.points import Point
+from dqat.layers.wrapper import QuantizedLayer, as_shapes
 from dqat.quantizer_factories import LastValueQuantizer, QuantizerFactory
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec

@@ -88,9 +88,10 @@ class Graph:
             found[tensor].append(None)
         return found
 
-    def rewritten(self, rewrite: Callable[[Call], Call]) -> "Graph":
+    def rewritten(self, rewrite: "Callable[[Call], Call | list[Call]]") -> "Graph":
         """The graph with every call replaced by what `rewrite` makes of it; results stay the same tensors."""
-        return replace(self, calls=tuple(map(rewrite, self.calls)))
+        made = [rewrite(call) for call in self.calls]
+        return replace(self, calls=tuple(new for one in made for new in (one if isinstance(one, list) else [one])))
 
 
 def tensors_in(structure: Any) -> list[Tensor]:

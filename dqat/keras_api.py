@@ -79,7 +79,10 @@ def in_float32(config: Any) -> Any:
             key: "float32" if key == "dtype" and _is_mixed(value) else in_float32(value)
             for key, value in config.items()
         }
-    return type(config)(map(in_float32, config)) if isinstance(config, (list, tuple)) else config
+    if isinstance(config, (list, tuple)):  # of a subclass, where a layer tracks it
+        parts = [in_float32(part) for part in config]
+        return tuple(parts) if isinstance(config, tuple) else parts
+    return config
 
 
 def _is_mixed(dtype: Any) -> bool:

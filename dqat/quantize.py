@@ -10,12 +10,22 @@ from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
-from dqat.rules import Relations, apply_rule, as_layer
+from dqat.rules import Relations, apply_rule, as_layer, with_one_operator
 from dqat.specs import Scheme
 
 #: Layers that read indices, which stay as they are.
 _LOOK_UP = keras.layers.Embedding
-_FLOAT32_ONLY = (keras.layers.RNN, keras.layers.Bidirectional)
+#: Layers that compute in float32 whatever their policy: loops that are one operation, and sums of squares or
+#: exponentials between quantization points.
+_FLOAT32_ONLY = (
+    keras.layers.RNN,
+    keras.layers.Bidirectional,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.Attention,
+    keras.layers.AdditiveAttention,
+    keras.layers.MultiHeadAttention,
+)
 
 
 def quantize_model(
@@ -54,7 +64,7 @@ def quantize_model(
         RuntimeError: for several Horovod processes outside a `dqat.distribute.Strategy` scope.
     """
     scheme = _checked(model, scheme)
-    source = tracing.read(model).rewritten(as_layer)
+    source = with_one_operator(tracing.read(model).rewritten(as_layer))
     return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
@@ -160,9 +170,8 @@ def _quantized(
                 return entry, entry  # integers, or nobody who wants some
             return entry, entry_quantizer(layer)(entry)
         if key not in made:
-            # What stands for a layer computes in the layer's own dtype; a recurrence, whose loop is one operation
-            # of float32, in that.
-            is_exact = isinstance(layer, _FLOAT32_ONLY)
+            # What stands for a layer computes in the layer's own dtype.
+            is_exact = isinstance(layer, _FLOAT32_ONLY) or type(layer).__module__.startswith("tensorflow_addons.")
             config = layer_config(layer, layer.get_config())
             config = in_float32(config) if is_exact and is_chosen(layer) else config
             with dtype_policy("float32" if is_exact else layer.dtype_policy.name):

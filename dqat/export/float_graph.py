@@ -18,28 +18,14 @@ from dqat.configured_layer import ConfiguredLayer
 from dqat.export.recurrent import Run, StreamStates, fake_quant, recurrent_graph, require_framewise
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizePoint, QuantizeWrapper
+from dqat.layers.normalizing import affine
+from dqat.layers.volumes import REARRANGED
 from dqat.model import QuantizedModel
 from dqat.quantizers import Quantizer
 
 
 def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
     return type(layer).from_config(layer.get_config())
-
-
-def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
-    """x * factor + shift per channel, as TFLite computes it exactly: a depthwise convolution of 1x1.
-
-    Args:
-        x: float32 [1, ..., channels].
-        factor: float32, [channels] or scalar.
-        shift: like `factor`.
-    """
-    channels, shape = x.shape[-1], x.shape.as_list()
-    factor, shift = (np.broadcast_to(np.float32(part).reshape(-1), [channels]) for part in (factor, shift))
-    x = x if len(shape) == 4 else tf.reshape(x, [1, -1, 1, channels])
-    x = tf.nn.depthwise_conv2d(x, factor.reshape(1, 1, channels, 1), [1, 1, 1, 1], "VALID")
-    x = tf.nn.bias_add(x, shift)
-    return x if len(shape) == 4 else tf.reshape(x, shape)
 
 
 def _factor_and_shift(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +52,24 @@ _ABSENT = (
     keras.layers.GaussianNoise,
     keras.layers.Masking,
 )
+_GLOBAL_AVERAGES = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
 _AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization, QuantizePoint)
+
+
+class _Points:
+    """The points of a layer as fake-quants with constant ranges."""
+
+    is_export = True
+
+    def __init__(self, quantizers: dict[str, Quantizer]) -> None:
+        self._quantizers = quantizers
+
+    def __call__(self, role: str, value: tf.Tensor, *, between: object = None) -> tf.Tensor:
+        return fake_quant(value, self._quantizers[role])  # whose range saturates
 
 
 def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
@@ -75,7 +78,7 @@ def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
         factor_and_shift = _factor_and_shift(layer.layer)
         after = [quantizers["output"]] if "output" in quantizers else []
         return lambda x: functools.reduce(lambda y, one: fake_quant(y, one), after, affine(x, *factor_and_shift))
-    return functools.partial(layer.inference, point=lambda role, x: fake_quant(x, quantizers[role]))
+    return functools.partial(layer.inference, point=_Points(quantizers))
 
 
 def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Model:
@@ -115,6 +118,11 @@ def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Mod
             return recurrent_graph(layer, *args, states)
         if streaming:
             require_framewise(layer, args)
+        if isinstance(layer, _GLOBAL_AVERAGES):  # of one place: others are wrapped
+            shape = args[0].shape if layer.keepdims else [1, args[0].shape[-1]]
+            return constant(layer.name, lambda x: tf.reshape(x, shape))(*args)
+        if type(layer) in REARRANGED:
+            return constant(layer.name, functools.partial(REARRANGED[type(layer)], layer))(*args)
         if isinstance(layer, (QuantizeWrapper, ConfiguredLayer)):
             return constant(layer.name, _inference(layer))(*args, **kwargs)
         if layer.name not in copies:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dqat import integer
 from dqat.export.quantizer import ExportError
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
@@ -14,8 +15,12 @@ from dqat.quantizers import Quantizer
 
 
 def _bounds(quantizer: Quantizer) -> tuple[float, float]:
+    """The range in use, nudged: the converter computes in double and rounds ties, such as of [-1, 1], its own way."""
     with tf.init_scope():  # out of the graph that is being built
-        return tuple(bound.numpy().item() for bound in quantizer.range())
+        low, high = (bound.numpy() for bound in quantizer.range())
+    spec = quantizer.spec
+    found = integer.quantization_parameters(low, high, num_bits=spec.num_bits, narrow_range=spec.narrow_range)
+    return found["nudged_min"].item(), found["nudged_max"].item()
 
 
 def fake_quant(x: tf.Tensor, quantizer: Quantizer, factor: float = 1.0) -> tf.Tensor:

@@ -284,6 +284,8 @@ def _stored(layer: QuantizeWrapper, role: str, codes: np.ndarray) -> np.ndarray:
         codes = codes * (sign != 0 if spec.axis is None else sign[:, None] if transposed else sign)
     if role in ("depthwise_kernel", "alpha"):
         return codes
+    if isinstance(layer.layer, keras.layers.Conv3D):  # its depth lies in the channels
+        return np.transpose(codes, (4, 1, 2, 0, 3))
     return np.moveaxis(codes, layer.weight_specs()[role].axis or -1, 0)
 
 

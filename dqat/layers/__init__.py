@@ -3,20 +3,27 @@
 from dqat.layers.arithmetic import Arithmetic
 from dqat.layers.bidirectional import QuantizedBidirectional
 from dqat.layers.cells import point
+from dqat.layers.hard_swish import HardSwish
 from dqat.layers.lstm import QuantizedLSTM
+from dqat.layers.multi_head_attention import QuantizedMultiHeadAttention
 from dqat.layers.quantize_point import QuantizePoint
 from dqat.layers.recurrent import QuantizedRNN
 from dqat.layers.steps import QuantizedSteps
+from dqat.layers.time_as_batch import MergeTime, SplitTime
 from dqat.layers.wrapper import QuantizedLayer, QuantizeWrapper
 
 __all__ = [
     "Arithmetic",
+    "HardSwish",
+    "MergeTime",
     "QuantizePoint",
     "QuantizeWrapper",
     "QuantizedBidirectional",
     "QuantizedLSTM",
     "QuantizedLayer",
+    "QuantizedMultiHeadAttention",
     "QuantizedRNN",
     "QuantizedSteps",
+    "SplitTime",
     "point",
 ]

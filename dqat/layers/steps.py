@@ -6,7 +6,11 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.wrapper import Point, QuantizeWrapper
+from dqat.layers.attention import attention, multi_head_attention
+from dqat.layers.normalizing import group_normalization, layer_normalization
+from dqat.layers.points import Point
+from dqat.layers.volumes import average
+from dqat.layers.wrapper import QuantizeWrapper
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec
 
@@ -88,6 +92,14 @@ def _hard_sigmoid(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) ->
     return point("scaled", inputs * 0.2) + 0.5
 
 
+def _mish(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    """x * tanh(softplus(x)), where softplus(x) is -log(1 - sigmoid(x))."""
+    complement = point("complement", 1.0 - point("sigmoid", tf.sigmoid(inputs)))
+    # The operator gives the lower end of its range for the logarithm of 0.
+    logarithm = point("logarithm", tf.math.log(complement if point.is_export else tf.maximum(complement, 1e-12)))
+    return 0.0 - point("product", inputs * point("tanh", tf.tanh(logarithm)))
+
+
 def _chain(layer: keras.layers.Layer, inputs: list[tf.Tensor], point: Point) -> tf.Tensor:
     """Sums and products of several tensors, two at a time."""
     two = tf.multiply if isinstance(layer, keras.layers.Multiply) else tf.add
@@ -115,4 +127,10 @@ STEPS: dict[str, Steps] = {
     "hard_sigmoid": _hard_sigmoid,
     "chain": _chain,
     "embedding": _embedding,
+    "mish": _mish,
+    "layer_normalization": layer_normalization,
+    "group_normalization": group_normalization,
+    "attention": attention,
+    "multi_head_attention": multi_head_attention,
+    "average_3d": average,
 }

@@ -2,18 +2,18 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers.points import Point, Quantizing
+from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
 from dqat.quantizers import Quantizer, quantize_weight, weight_range
 from dqat.specs import QuantizerSpec
-
-#: Takes a role and a tensor, and gives the tensor as the quantizer of that role leaves it.
-Point = Callable[[str, tf.Tensor], tf.Tensor]
 
 #: What layers have quantized in the forward pass under way, by layer and graph; None where there is none.
 _weights_of_pass: contextvars.ContextVar[dict[tuple[int, Any], dict[str, tf.Tensor]] | None] = contextvars.ContextVar(
@@ -104,16 +104,36 @@ class QuantizedLayer(keras.layers.Layer):
 
 @contextlib.contextmanager
 def replaced(layer: keras.layers.Layer, values: dict[str, Any]) -> Iterator[None]:
-    """The layer with other values, such as tensors for variables, in the place of some attributes."""
-    kept = {name: getattr(layer, name) for name in values}
+    """The layer with other values, such as tensors for variables, in the place of some attributes.
+
+    Args:
+        layer: the layer.
+        values: by attribute, or by path such as "inner.kernel".
+    """
+    places = [(*_owner(layer, path), value) for path, value in values.items()]
+    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
     # Keras' own __setattr__ would track the tensors, or drop the variables that they stand for.
-    for name, value in values.items():
-        object.__setattr__(layer, name, value)
+    for owner, name, value in places:
+        object.__setattr__(owner, name, value)
     try:
         yield
     finally:
-        for name, value in kept.items():
-            object.__setattr__(layer, name, value)
+        for owner, name, value in kept:
+            object.__setattr__(owner, name, value)
+
+
+def _owner(layer: keras.layers.Layer, path: str) -> tuple[keras.layers.Layer, str]:
+    owner, _, name = path.rpartition(".")
+    return (operator.attrgetter(owner)(layer) if owner else layer), name
+
+
+def _variables(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, tf.Variable]]:
+    """A layer's variables and those of the layers in it, by path."""
+    for name, value in vars(layer).items():
+        if isinstance(value, tf.Variable):
+            yield prefix + name, value
+        elif isinstance(value, keras.layers.Layer):
+            yield from _variables(value, f"{prefix}{name}.")
 
 
 def as_shapes(shape: Any) -> Any:
@@ -134,7 +154,8 @@ class QuantizeWrapper(QuantizedLayer):
 
     Args:
         layer: a built or unbuilt float layer.
-        weights: quantizer per attribute of `layer` that holds a weight, such as {"kernel": QuantizerSpec()}.
+        weights: quantizer per attribute of `layer` that holds a weight, such as {"kernel": QuantizerSpec()}; a path
+            such as "inner.kernel" for a layer in it.
         output: the output's quantizer, or None where the output goes on unquantized (before an activation
             that TFLite fuses, or where the range is that of the input).
         norm: see `QuantizedLayer`.
@@ -179,7 +200,7 @@ class QuantizeWrapper(QuantizedLayer):
 
     def weight_values(self) -> dict[str, tf.Tensor]:
         """The float layer's variables; depthwise kernels with both channel axes as one."""
-        values = {name: tf.convert_to_tensor(getattr(self.layer, name)) for name in self._weight_specs}
+        values = {name: tf.convert_to_tensor(operator.attrgetter(name)(self.layer)) for name in self._weight_specs}
         if "depthwise_kernel" in values:
             kernel = values["depthwise_kernel"]
             values["depthwise_kernel"] = tf.reshape(kernel, [*kernel.shape[:-2], kernel.shape[-2] * kernel.shape[-1]])
@@ -217,14 +238,20 @@ class QuantizeWrapper(QuantizedLayer):
         return tf.stop_gradient(factor if self.norm.gamma is None else factor * self.norm.gamma)
 
     def _in_layer_shape(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {name: tf.reshape(value, getattr(self.layer, name).shape) for name, value in values.items()}
+        return {name: tf.reshape(value, operator.attrgetter(name)(self.layer).shape) for name, value in values.items()}
 
     def _call_layer(self, inputs: Any, arguments: dict[str, Any], weights: dict[str, Any], point: Point) -> Any:
         with replaced(self.layer, weights):
             outputs = self._run(inputs, arguments, point)
-        return outputs if self.output_quantizer is None else point("output", outputs)
+        if self.output_quantizer is None:
+            return outputs
+        if isinstance(outputs, tuple):  # further outputs come from points inside
+            return (point("output", outputs[0]), *outputs[1:])
+        return point("output", outputs)
 
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
+        if point.is_export and type(self.layer) in REARRANGED:
+            return REARRANGED[type(self.layer)](self.layer, inputs)
         return self.layer.call(inputs, **arguments)
 
     def call(self, inputs: Any, training: bool | tf.Tensor | None = None, **kwargs: Any) -> Any:
@@ -235,7 +262,7 @@ class QuantizeWrapper(QuantizedLayer):
             inputs,
             kwargs,
             self._in_layer_shape(self.weights_in_use()),
-            lambda role, x: self.quantizers()[role](x, training=training),
+            Quantizing(self.quantizers(), training),
         )
 
     def inference(self, inputs: Any, point: Point, **kwargs: Any) -> Any:
@@ -253,11 +280,9 @@ class QuantizeWrapper(QuantizedLayer):
         return self._call_layer(inputs, kwargs, weights, point)
 
     def inference_weights(self) -> dict[str, Any]:
-        """NumPy arrays of the quantized weights, folded, in the shapes of the layer, and the bias."""
-        weights = {name: value.numpy() for name, value in self._in_layer_shape(self.quantized_weights()).items()}
-        bias = getattr(self.layer, "bias", None)
-        if bias is not None:
-            weights["bias"] = bias.numpy()
+        """NumPy arrays of all weights: the quantized ones, folded, in the shapes of the layer, and the others."""
+        weights = {path: variable.numpy() for path, variable in _variables(self.layer)}
+        weights |= {name: value.numpy() for name, value in self._in_layer_shape(self.quantized_weights()).items()}
         if self.norm is not None:
             ((role, _),) = self._folded()
             factor = self.fold_factor().numpy()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dqat.graph import Call, Graph, Tensor
 from dqat.keras_api import keras
-from dqat.rules.activations import is_fused_activation
+from dqat.rules.activations import activation_function, is_fused_activation
 from dqat.rules.context import Context, SharedRange
 from dqat.rules.products import folds
 from dqat.rules.shape import averages_nothing
@@ -39,7 +39,7 @@ class Relations:
         calls = self.graph.calls_of(layer)
         after = [self._only_consumer(call) for call in calls]
         norm = self._foldable_norm(calls, after)
-        fused = norm is not None or all(call is not None and is_fused_activation(call.layer) for call in after)
+        fused = norm is not None or all(map(self._goes_into_activations, calls))
         return Context(
             self.scheme,
             output_is_fused=fused,
@@ -52,6 +52,18 @@ class Relations:
         consumers = [one for tensor in call.results for one in self._consumers[tensor]]
         only = consumers[0] if len(consumers) == 1 else None
         return only if only is not None and self.is_chosen(only.layer) else None
+
+    def _goes_into_activations(self, call: Call) -> bool:
+        """Whether all that happens to the call's result is one activation that TFLite fuses.
+
+        Several layers may do it: they give the same values, and the converter makes them one.
+        """
+        after = [consumer for tensor in call.results for consumer in self._consumers[tensor]]
+        fusable = [one is not None and self.is_chosen(one.layer) and is_fused_activation(one.layer) for one in after]
+        if not after or not all(fusable):
+            return False
+        ranges = {id(self._shared.get(self._end_of(one))) for one in after}
+        return len({activation_function(one.layer) for one in after}) == len(ranges) == 1
 
     def _foldable_norm(self, calls: list[Call], after: list[Call | None]) -> keras.layers.Layer | None:
         if len(calls) != 1 or after[0] is None:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dqat import graph
 from dqat.graph import Call, Tensor
 from dqat.keras_api import keras
-from dqat.layers import Arithmetic
+from dqat.layers import Arithmetic, MergeTime, SplitTime
 
 layers = keras.layers
 
@@ -57,10 +58,10 @@ def moves_values(layer: layers.Layer) -> bool:
     return type(layer).__name__ == "TFOpLambda" and layer.get_config()["function"] in MOVING
 
 
-def as_layer(call: Call) -> Call:
-    """The call of a layer that computes the same; the call itself where there is none, or where it is a layer's."""
-    if isinstance(call.layer, layers.TimeDistributed) and type(call.layer.layer) in _POINTWISE:
-        return replace(call, layer=call.layer.layer, kwargs={k: v for k, v in call.kwargs.items() if k != "mask"})
+def as_layer(call: Call) -> Call | list[Call]:
+    """Calls of layers that compute the same; the call itself where there is none, or where it is a layer's."""
+    if type(call.layer) is layers.TimeDistributed:
+        return _at_every_step(call)
     if type(call.layer).__name__ != "TFOpLambda":
         return call
     symbol = call.layer.get_config()["function"]
@@ -72,6 +73,38 @@ def as_layer(call: Call) -> Call:
     if symbol in _ACTIVATIONS and isinstance(first, Tensor) and not rest and not options:
         return _called(call, layers.Activation(_ACTIVATIONS[symbol], name=_legal(name)), first)
     return call
+
+
+def _at_every_step(call: Call) -> Call | list[Call]:
+    inner, (inputs, *_) = call.layer.layer, call.inputs
+    kwargs = {key: value for key, value in call.kwargs.items() if key == "training" and value is not None}
+    if type(inner) in _POINTWISE:
+        return replace(call, layer=inner, kwargs=kwargs)
+    steps = inputs.shape[1]
+    if isinstance(inner, (layers.RNN, layers.Bidirectional)) or steps is None:
+        return call
+    merged = Tensor(tf.TensorShape([None, *inputs.shape[2:]]))
+    before = Call(MergeTime(name=f"{call.layer.name}_merge"), (inputs,), {}, merged)
+    if isinstance(inner, keras.Sequential) or getattr(inner, "_is_graph_network", False):
+        inside = graph.read(graph.as_functional(inner))
+        ((entry,), (result,)) = graph.tensors_in(inside.inputs), graph.tensors_in(inside.outputs)
+        renamed = {entry: merged}
+
+        def through(structure: Any) -> Any:
+            return tf.nest.map_structure(
+                lambda leaf: renamed.get(leaf, leaf) if isinstance(leaf, Tensor) else leaf, structure
+            )
+
+        between = [
+            replace(one, args=through(one.args), kwargs=through(one.kwargs)) for one in inside.calls if not one.is_input
+        ]
+        between = list(graph.Graph(tuple(between), merged, result).rewritten(as_layer).calls)
+    else:
+        result = Tensor(tf.TensorShape([None, *call.results[0].shape[2:]]))
+        if not inner._expects_training_arg:
+            kwargs = {}
+        between = [Call(inner, (merged,), kwargs, result)]
+    return [before, *between, Call(SplitTime(steps, name=f"{call.layer.name}_split"), (result,), {}, call.outputs)]
 
 
 def _legal(name: str) -> str:

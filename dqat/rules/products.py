@@ -25,6 +25,7 @@ _WEIGHTS = {
     layers.Dense: {"kernel": lambda scheme: scheme.kernel},
     layers.Conv1D: {"kernel": _last},
     layers.Conv2D: {"kernel": _last},
+    layers.Conv3D: {"kernel": _last},
     layers.Conv1DTranspose: {"kernel": _last_but_one},
     layers.Conv2DTranspose: {"kernel": _last_but_one},
     layers.DepthwiseConv1D: {"depthwise_kernel": _last},
@@ -45,8 +46,10 @@ def folds(layer: layers.Layer, norm: layers.Layer) -> bool:
 
 
 def _product(layer: layers.Layer, context: Context) -> list[layers.Layer]:
-    if getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise refuse(layer, "data_format must be 'channels_last', got 'channels_first'", "TFLite has channels last")
+    if getattr(layer, "groups", 1) != 1 and isinstance(layer, layers.Conv3D):
+        raise refuse(
+            layer, f"groups must be 1, got {layer.groups}", "Split the channels, and use a Conv3D for each part"
+        )
     weights = {name: spec(context.scheme) for name, spec in _WEIGHTS[type(layer)].items()}
     name = activation_name(layer.activation)
     if name in FUSED_ACTIVATIONS:

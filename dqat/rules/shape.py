@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from dqat.keras_api import keras
-from dqat.layers import QuantizedSteps, QuantizePoint, QuantizeWrapper
+from dqat.layers import MergeTime, QuantizedSteps, QuantizePoint, QuantizeWrapper, SplitTime
+from dqat.rules import absent
 from dqat.rules.context import Context, Rule, refuse, unchanged
 
 layers = keras.layers
@@ -14,22 +15,6 @@ def _average(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
-def averages_nothing(layer: layers.Layer, shape: tf.TensorShape) -> bool:
-    """Whether a global average over an input of this shape gives back its input: the converter leaves it out then."""
-    return (
-        isinstance(layer, (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D))
-        and layer.keepdims
-        and layer.data_format == "channels_last"
-        and all(size == 1 for size in shape[1:-1])
-    )
-
-
-def _mean(layer: layers.Layer, context: Context) -> list[layers.Layer]:
-    if all(averages_nothing(layer, call.inputs[0].shape) for call in context.calls):
-        return [layer]
-    return [QuantizeWrapper(layer, output=context.output(layer))]  # MEAN has a scale of its own
-
-
 _MOVING = (
     layers.Dropout,
     layers.SpatialDropout1D,
@@ -38,6 +23,7 @@ _MOVING = (
     layers.GaussianDropout,
     layers.GaussianNoise,
     layers.Flatten,
+    layers.Identity,
     layers.Masking,
     layers.Reshape,
     layers.Permute,
@@ -46,6 +32,8 @@ _MOVING = (
     layers.MaxPooling2D,
     layers.GlobalMaxPooling1D,
     layers.GlobalMaxPooling2D,
+    layers.MaxPooling3D,
+    layers.GlobalMaxPooling3D,
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
     layers.Cropping1D,
@@ -53,8 +41,14 @@ _MOVING = (
     layers.UpSampling1D,
     layers.ZeroPadding3D,
     layers.Cropping3D,
+    layers.UpSampling3D,
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    MergeTime,
+    SplitTime,
 )
 _AVERAGING = (layers.AveragePooling1D, layers.AveragePooling2D)
+_GLOBAL = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D)
 
 
 def _upsampling(layer: layers.UpSampling2D, context: Context) -> list[layers.Layer]:
@@ -70,28 +64,36 @@ def _point(layer: QuantizePoint, context: Context) -> list[layers.Layer]:
     return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
-#: What TFLite has no integer kernel for, and why.
-_ABSENT = {
-    layers.Conv3D: "TFLite's CONV_3D computes in float only",
-    layers.Conv3DTranspose: "TFLite's CONV_3D_TRANSPOSE computes in float only",
-    layers.MaxPooling3D: "TFLite has no pooling in three dimensions",
-    layers.AveragePooling3D: "TFLite has no pooling in three dimensions",
-}
+def _average_3d(layer: layers.AveragePooling3D, context: Context) -> list[layers.Layer]:
+    points = {"planes": context.output(layer, "planes")}
+    return [QuantizedSteps(layer, "average_3d", points, output=context.output(layer))]
 
 
 def _refused(layer: layers.Layer, context: Context) -> list[layers.Layer]:
-    raise refuse(layer, f"it can't run in integers: {_ABSENT[type(layer)]}", "Fold one dimension into another")
+    reason, way_out = absent.LAYERS[type(layer)]
+    raise refuse(layer, f"it can't run in integers: {reason}", way_out)
+
+
+def averages_nothing(layer: layers.Layer, shape: tf.TensorShape) -> bool:
+    """Whether a global average over an input of this shape gives back its values."""
+    return type(layer) in _GLOBAL and all(size == 1 for size in shape[1:-1])
+
+
+def _global_average(layer: layers.Layer, context: Context) -> list[layers.Layer]:
+    if all(averages_nothing(layer, call.inputs[0].shape) for call in context.calls):
+        return [layer]
+    return [QuantizeWrapper(layer, output=context.output(layer))]  # MEAN has a scale of its own
 
 
 RULES: dict[type, Rule] = {
-    **dict.fromkeys(_ABSENT, _refused),
+    **dict.fromkeys(absent.LAYERS, _refused),
     layers.UpSampling2D: _upsampling,
     layers.Embedding: _embedding,
     QuantizePoint: _point,
     **dict.fromkeys(_MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
-    layers.GlobalAveragePooling1D: _mean,
-    layers.GlobalAveragePooling2D: _mean,
+    layers.AveragePooling3D: _average_3d,
+    **dict.fromkeys(_GLOBAL, _global_average),
 }
 #: Layers whose output has the range of the input.
-PASSING = (*_MOVING, *_AVERAGING, layers.UpSampling2D)
+PASSING = (*_MOVING, *_AVERAGING, layers.AveragePooling3D, layers.UpSampling2D)

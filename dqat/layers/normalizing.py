@@ -1,0 +1,78 @@
+"""Layers that normalise each sample on its own: the operations that TFLite runs for them, one by one."""
+
+import numpy as np
+import tensorflow as tf
+
+from dqat.keras_api import keras
+from dqat.layers.points import Point
+
+#: Points of `_standardized`, in order.
+STANDARDIZING = ("mean", "centred", "squares", "mean_square", "variance", "inverse")
+#: An inverse deviation is kept up to so many times the smallest one of the batch. A wider range would leave the
+#: samples that vary most too few of its 255 levels; samples that vary less than a sixteenth of them saturate.
+_INVERSE_RATIO = 4.0
+
+
+def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
+    """x * factor + shift per channel, as TFLite computes it exactly: a depthwise convolution of 1x1.
+
+    Args:
+        x: float32 [1, ..., channels].
+        factor: float32, [channels] or scalar.
+        shift: like `factor`.
+    """
+    channels, shape = x.shape[-1], x.shape.as_list()
+    factor, shift = (np.broadcast_to(np.float32(part).reshape(-1), [channels]) for part in (factor, shift))
+    x = x if len(shape) == 4 else tf.reshape(x, [1, -1, 1, channels])
+    x = tf.nn.depthwise_conv2d(x, factor.reshape(1, 1, channels, 1), [1, 1, 1, 1], "VALID")
+    x = tf.nn.bias_add(x, shift)
+    return x if len(shape) == 4 else tf.reshape(x, shape)
+
+
+def is_affine(layer: keras.layers.Layer) -> bool:
+    """Whether the layer has weights that it multiplies with or adds."""
+    return bool(layer.scale or layer.center)
+
+
+def _standardized(layer: keras.layers.Layer, x: tf.Tensor, axes: list[int], point: Point) -> tf.Tensor:
+    """(x - mean) / deviation over some axes."""
+    mean = point("mean", _mean(x, axes, point))
+    centred = point("centred", x - mean)
+    squares = point("squares", centred * centred)
+    variance = point("mean_square", _mean(squares, axes, point))
+    variance = point("variance", variance + layer.epsilon)
+    # A variance of 0 gives the operator's largest output, and here what saturates too.
+    inverse = tf.math.rsqrt(variance if point.is_export else tf.maximum(variance, 1e-12))
+    limit = _INVERSE_RATIO * tf.stop_gradient(tf.reduce_min(inverse))
+    return centred * point("inverse", inverse, between=(0.0, limit))
+
+
+def _mean(x: tf.Tensor, axes: list[int], point: Point) -> tf.Tensor:
+    """The mean over some axes, which stay with size 1."""
+    if not point.is_export or axes != [-1]:
+        return tf.reduce_mean(x, axes, keepdims=True)
+    # FULLY_CONNECTED rounds once. MEAN loses bits of the sum where its output's scale is finer than its input's.
+    count = x.shape[-1]
+    mean = tf.matmul(tf.reshape(x, [-1, count]), np.full([count, 1], 1.0 / count, np.float32))
+    return tf.reshape(mean, [*x.shape[:-1], 1])
+
+
+def _scaled(layer: keras.layers.Layer, normalized: tf.Tensor, point: Point) -> tf.Tensor:
+    gamma = layer.gamma if layer.scale else 1.0
+    beta = layer.beta if layer.center else 0.0
+    return affine(normalized, gamma, beta) if point.is_export else normalized * gamma + beta
+
+
+def layer_normalization(layer: keras.layers.LayerNormalization, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    """Over the last axis."""
+    normalized = _standardized(layer, inputs, [-1], point)
+    return _scaled(layer, point("normalized", normalized), point) if is_affine(layer) else normalized
+
+
+def group_normalization(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+    """Over groups of channels and all places, of Keras' layer or tensorflow-addons'."""
+    channels, groups = inputs.shape[-1], layer.groups
+    places = int(np.prod(inputs.shape[1:-1]))
+    grouped = tf.reshape(inputs, [-1, places, groups, channels // groups])
+    normalized = point("normalized", _standardized(layer, grouped, [1, 3], point))
+    return _scaled(layer, tf.reshape(normalized, [-1, *inputs.shape[1:]]), point)
