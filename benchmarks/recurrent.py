@@ -1,6 +1,6 @@
 """A quantization-aware recurrent layer's training step against Keras' float layer and a loop of fake-quant ops.
 
-python -m benchmarks.recurrent [--json FILE] [--quick]
+python -m benchmarks.recurrent [--json FILE] [--quick] [--match TEXT] [--seconds S] [--no-memory]
 
 A step is the forward pass and the gradients of all weights, as a `tf.function`, of a model of one layer that
 returns sequences, and the mean square of its output as loss. Ours is what `dqat.quantize_model` makes of it: the
@@ -226,9 +226,9 @@ def _measure(case: Case, peaks: dict[str, float], seconds: float) -> list[report
     return measure_case(case, peaks, seconds)
 
 
-def measure(case: Case, seconds: float = SECONDS) -> list[report.Row]:
-    """The rows of a case, from new processes with two threads."""
-    peaks = {name: in_new_process(_peak, case, name) for name in MODELS}
+def measure(case: Case, seconds: float = SECONDS, memory: bool = True) -> list[report.Row]:
+    """The rows of a case, from new processes with two threads; peak memory is measured where `memory`."""
+    peaks = {name: in_new_process(_peak, case, name) for name in MODELS} if memory else {}
     rows = in_new_process(_measure, case, peaks, seconds)
     print(f"timed {case}", flush=True)
     return rows
@@ -252,12 +252,19 @@ def print_rates(rows: Sequence[report.Row]) -> None:
 def main(
     json: Annotated[pathlib.Path | None, typer.Option(help="Write the rows here.")] = None,
     quick: Annotated[bool, typer.Option(help="One tiny case, to see that it runs.")] = False,
+    match: Annotated[str, typer.Option(help='Only cases with this in their name, such as "GRU T=28".')] = "",
+    seconds: Annotated[float, typer.Option(help="For each contender of a case.")] = SECONDS,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
 ) -> None:
     """Times a training step of recurrent layers and prints the ratios."""
     cases = [*(QUICK_CASES if quick else CASES)]
     cases += [Case(c.time, c.features, c.units, c.batch, layer="GRU") for c in cases]
-    seconds = 0.0 if quick else SECONDS
-    rows = [row for case in cases if is_quantizable(case) for row in measure(case, seconds)]
+    names = [str(case) for case in cases]
+    cases = [case for case, name in zip(cases, names, strict=True) if match in name]
+    if not cases:
+        raise typer.BadParameter(f"--match {match!r} is in none of the cases' names: {', '.join(names)}")
+    seconds = 0.0 if quick else seconds
+    rows = [row for case in cases if is_quantizable(case) for row in measure(case, seconds, memory)]
     where = machine()
     report.print_ratios(rows, where)
     print_rates(rows)

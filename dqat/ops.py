@@ -415,7 +415,7 @@ def quantized_lstm(
     cell_bits: int = 16,
     cell_narrow_range: bool = False,
 ) -> LstmOutputs:
-    """An LSTM on the quantization points of TFLite's integer LSTM, over a whole sequence; on the CPU.
+    """An LSTM on the quantization points of TFLite's integer LSTM, over a whole sequence.
 
     Gate pre-activations saturate at ±8 (Q3.12). The cell state is clipped at ±10 and fake-quantized, the hidden
     state, which is the output, fake-quantized; both with the given ranges throughout. Gradients go straight
@@ -465,6 +465,46 @@ def quantized_lstm(
     return LstmOutputs(*results[:3], tuple(results[3:5]), tuple(results[5:7]))
 
 
+def gru_step(
+    projected: TensorLike,
+    product: TensorLike,
+    hidden: TensorLike,
+    ranges: Range,
+    *,
+    mask: TensorLike | None = None,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+) -> tuple[tf.Tensor, Range]:
+    """The elementwise part of a GRU's timestep as TFLite's int8 operators compute it, in one pass.
+
+    The reset gate comes after the recurrent product. Ten tensors are quantized on the way, in this order: the product,
+    the gates' sum, the gates, reset gate times product, the candidate's sum, the candidate, what is kept of the
+    state, 1 - update gate, what is new, and the new state. Sums saturate at ±8. Gradients go straight through the
+    roundings and stop where a value was clipped; the ranges get none. The gradient keeps nothing but the inputs.
+
+    Args:
+        projected: float32 [batch, 3 * units], quantized: the input's share of update gate, reset gate, candidate.
+        product: float32 [batch, 3 * units]: the hidden state times the recurrent weights, with bias.
+        hidden: float32 [batch, units]: the state before, quantized.
+        ranges: float32 [10] each; (+inf, -inf) stands for "no range yet": values pass through.
+        mask: bool [batch]; where it is false, the state stays, and nothing is recorded.
+        num_bits: 2 to 16, of all points.
+        narrow_range: see `fake_quant`.
+
+    Returns:
+        float32 [batch, units], the state after; and the records of all points, float32 [10] each.
+
+    Raises:
+        tf.errors.InvalidArgumentError: for a wrong shape or range (ValueError where the shapes are known when a
+            graph is built).
+    """
+    mask = tf.zeros([0], tf.bool) if mask is None else mask
+    after, *records = _ops.dqat_gru_step(
+        projected, product, hidden, mask, *ranges, num_bits=num_bits, narrow_range=narrow_range
+    )
+    return after, tuple(records)
+
+
 def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
     return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **_options(op)))
 
@@ -506,13 +546,19 @@ def _(op: tf.Operation, slope: tf.Tensor) -> list[tf.Tensor]:
 def _(op: tf.Operation, *slopes: tf.Tensor) -> list[tf.Tensor | None]:
     names = ("hidden_bits", "hidden_narrow_range", "cell_bits", "cell_narrow_range", "go_backwards", "time_major")
     options = {name: op.get_attr(name) for name in names}
-    outputs, kept = op.outputs[0], op.outputs[7]
-    to_sums, *others = _ops.dqat_quantized_lstm_grad(*slopes[:3], *op.inputs, outputs, kept, **options)
+    outputs, gates, cells = op.outputs[0], *op.outputs[7:]
+    to_sums, *others = _ops.dqat_quantized_lstm_grad(*slopes[:3], *op.inputs, outputs, gates, cells, **options)
     kernel = op.inputs[1]
     # An operation of its own: a graph drops it where nobody asks for the gradient to x.
     rows = tf.reshape(to_sums, [-1, tf.shape(kernel)[1]])
     to_x = tf.reshape(matmul(rows, kernel, transpose_b=True), tf.shape(op.inputs[0]))
     return [to_x, *others, *[None] * 5]
+
+
+@tf.RegisterGradient("Dqat>GruStep")
+def _(op: tf.Operation, slope: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor | None]:
+    options = {name: op.get_attr(name) for name in ("num_bits", "narrow_range")}
+    return [*_ops.dqat_gru_step_grad(slope, *op.inputs, **options), None, None, None]
 
 
 for _name in ("MinMax", "FitRange", "Histogram", "PercentileRange", "MinimumErrorRange"):

@@ -1,6 +1,6 @@
-"""Random calls of the matrix product and of the fused LSTM, and what is right: `fuzz_ops` for these ops.
+"""Random calls of the matrix product, the fused LSTM and the GRU's step, and what is right: `fuzz_ops` for these ops.
 
-The LSTM is held against plain NumPy where nothing is quantized. With ranges, one value on the edge of two levels
+LSTM and GRU are held against plain NumPy where nothing is quantized. With ranges, one value on the edge of two levels
 changes all that follows: there outputs must lie in their range. Of the gradient, whatever the ranges are,
 that the weights' parts are the sums over all rows and timesteps that `dsums` says.
 """
@@ -13,6 +13,8 @@ OPS = {
     "MatMul": ops.dqat_mat_mul,
     "QuantizedLstm": ops.dqat_quantized_lstm,
     "QuantizedLstmGrad": ops.dqat_quantized_lstm_grad,
+    "GruStep": ops.dqat_gru_step,
+    "GruStepGrad": ops.dqat_gru_step_grad,
 }
 INPUTS = ("x", "kernel", "recurrent_kernel", "bias", "initial_hidden", "initial_cell", "mask")
 HUGE = 2**46
@@ -90,21 +92,53 @@ def _draw_lstm(random):
     return arguments, options, refused
 
 
+def _draw_gru(random):
+    batch, units = random.one_of([0, 1, 2, 3, 17]), random.one_of([1, 2, 3, 17, 40])
+    options = {"num_bits": int(random.generator.integers(2, 17)), "narrow_range": random.chance(0.3)}
+    refused = random.chance(0.02)
+    if refused:
+        options["num_bits"] = random.one_of([-1, 0, 1, 17, 31])
+    shapes = [(batch, 3 * units), (batch, 3 * units), (batch, units), random.one_of([(0,), (batch,)]), (10,), (10,)]
+    if random.chance(0.1):
+        index = int(random.generator.integers(6))
+        wrong = _spoilt(random, shapes[index])
+        refused |= wrong != shapes[index] and not (index == 3 and wrong in ((0,), (batch,)))
+        shapes[index] = wrong
+    arguments = [_floats(random, shape, 3.0) for shape in shapes[:3]]
+    arguments.append(random.generator.random(shapes[3]) < 0.7)
+    plain, invalid = random.chance(0.4), random.chance(0.04)
+    ranges = [PASS if plain else random.one_of(VALID) for _ in range(10)]
+    if invalid:
+        ranges[int(random.generator.integers(10))] = random.one_of(INVALID)
+    ends = np.array(ranges, np.float32).T
+    arguments += [
+        end if shape == (10,) else np.zeros(shape, np.float32) for end, shape in zip(ends, shapes[4:], strict=True)
+    ]
+    return arguments, options, refused or invalid
+
+
 def draw(name, random):
     """The arguments and attributes of one call, and whether it must be refused."""
     if name == "MatMul":
         return _draw_product(random)
+    if name.startswith("GruStep"):
+        arguments, options, refused = _draw_gru(random)
+        if name == "GruStep":
+            return arguments, options, refused
+        slope = _floats(random, arguments[2].shape)
+        wrong = slope.size > 0 and random.chance(0.05)
+        return [slope[:, 1:] if wrong and slope.ndim > 1 else slope, *arguments], options, refused or wrong
     arguments, options, refused = _draw_lstm(random)
     if name == "QuantizedLstm":
         return arguments, options, refused
     # The forward pass of what is refused can't be had: anything will do.
-    outputs, last, kept = (np.zeros([1] * rank, np.float32) for rank in (3, 2, 3))
+    outputs, last, gates, cells = (np.zeros([1] * rank, np.float32) for rank in (3, 2, 3, 3))
     if not refused:
-        outputs, last, *_, kept = map(np.asarray, ops.dqat_quantized_lstm(*arguments, **options))
+        outputs, last, *_, gates, cells = map(np.asarray, ops.dqat_quantized_lstm(*arguments, **options))
     slopes = [_floats(random, each.shape) for each in (outputs, last, last)]
-    given = [*slopes, *arguments, outputs, kept]
+    given = [*slopes, *arguments, outputs, gates, cells]
     if random.chance(0.1):
-        index = random.one_of([0, 1, 2, 14, 15])
+        index = random.one_of([0, 1, 2, 14, 15, 16])
         shape = _spoilt(random, given[index].shape)
         refused |= shape != given[index].shape
         given[index] = np.zeros(shape, np.float32)
@@ -171,6 +205,33 @@ def _is_right_gradient(results, arguments):
     return close and all(np.isfinite(each).all() for each in (drecurrent, dhidden, dcell))
 
 
+def _is_right_gru(results, arguments):
+    projected, product, hidden, mask, low, _high = arguments
+    after, *ends = (np.asarray(each) for each in results)
+    if after.shape != hidden.shape or any(end.shape != (10,) for end in ends) or not np.isfinite(after).all():
+        return False
+    if not np.isposinf(low).all():
+        return True
+    z, r, h = (part.astype(np.float64) for part in np.split(projected, 3, axis=1))
+    to_z, to_r, to_h = np.split(product, 3, axis=1)
+    update, reset = _sigmoid(np.clip(z + to_z, -8, 8)), _sigmoid(np.clip(r + to_r, -8, 8))
+    expected = update * hidden + (1 - update) * np.tanh(np.clip(h + reset * to_h, -8, 8))
+    if mask.size:
+        expected = np.where(mask[:, None], expected, hidden)
+    return np.allclose(after, expected, atol=1e-4)
+
+
+def _is_right_gru_gradient(results, arguments):
+    _slope, projected, product, hidden, _mask, low, _high = arguments
+    to_projected, to_product, to_hidden = (np.asarray(each) for each in results)
+    if [each.shape for each in (to_projected, to_product, to_hidden)] != [projected.shape, product.shape, hidden.shape]:
+        return False
+    if not all(np.isfinite(each).all() for each in (to_projected, to_product, to_hidden)):
+        return False
+    gates = 2 * hidden.shape[1]
+    return not np.isposinf(low[0]) or np.array_equal(to_projected[:, :gates], to_product[:, :gates])
+
+
 def is_right(name, results, arguments, options):
     """Whether the results are right."""
     if name == "MatMul":
@@ -180,4 +241,8 @@ def is_right(name, results, arguments, options):
         return got.shape == (a.shape[0], b.shape[1]) and np.allclose(got, a @ b, rtol=1e-4, atol=1e-4)
     if name == "QuantizedLstm":
         return _is_right_lstm(results, arguments, options)
+    if name == "GruStep":
+        return _is_right_gru(results, arguments)
+    if name == "GruStepGrad":
+        return _is_right_gru_gradient(results, arguments)
     return _is_right_gradient(results, arguments)

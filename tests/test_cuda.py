@@ -23,6 +23,11 @@ KERNELS = (
     "PercentileKernel",
     "MinimumErrorKernel",
     "LearnedGradWork",
+    "LstmForwardStep",
+    "LstmBackwardStep",
+    "ProductWork",
+    "GruForwardWork",
+    "GruBackwardWork",
 )
 OPERATIONS = (
     "FakeQuant",
@@ -36,6 +41,11 @@ OPERATIONS = (
     "MinimumErrorRange",
     "FakeQuantLearned",
     "FakeQuantLearnedGrad",
+    "GruStep",
+    "GruStepGrad",
+    "MatMul",
+    "QuantizedLstm",
+    "QuantizedLstmGrad",
 )
 
 needs_gpu = pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="no GPU")
@@ -92,6 +102,35 @@ def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path, name):
     compile_command = ["g++", *flags, "-DDQAT_INSTRUCTION_SET=baseline", f"-I{ROOT / 'cc'}", *sources, "-o", program]
     compiled = subprocess.run(compile_command, capture_output=True, text=True)
     assert compiled.returncode == 0, compiled.stderr
+    result = subprocess.run([program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@needs_compiler
+@pytest.mark.skipif(
+    dqat.build_info()["instruction_set"] == "baseline", reason="no fused multiply-add on this processor"
+)
+def test_the_recurrent_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", f"-I{ROOT / 'cc'}"]
+    flags += ["-DDQAT_INSTRUCTION_SET=baseline", "-ffp-contract=off"]
+    tiles, program = tmp_path / "product_tiles.o", tmp_path / "cuda_lstm_on_host"
+    core = (
+        "gru_rows",
+        "gru_step",
+        "lstm_forward",
+        "lstm_backward",
+        "lstm_rows",
+        "products",
+        "instruction_set",
+        "fake_quant",
+        "rows",
+    )
+    sources = [ROOT / "tests/cc/cuda_lstm_on_host.cc", *(ROOT / f"cc/core/{source}.cc" for source in core)]
+    # As the library's own are compiled: only the products fuse.
+    fused = ["-mavx2", "-mfma", "-ffp-contract=fast", "-c", ROOT / "cc/core/product_tiles.cc", "-o", tiles]
+    for rest in (fused, [*sources, tiles, "-o", program]):
+        compiled = subprocess.run(["g++", *flags, *rest], capture_output=True, text=True)
+        assert compiled.returncode == 0, compiled.stderr
     result = subprocess.run([program], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
@@ -266,3 +305,72 @@ class TestGpuHistogramRanges:
             for function in (dqat.ops.percentile_range, dqat.ops.minimum_error_range):
                 with tf.device("GPU:0"):
                     assert all(np.isnan(part) for part in function(*map(tf.identity, arguments)))
+
+
+def np_floats(*values):
+    return [np.asarray(value, np.float32) for value in values]
+
+
+@needs_gpu
+@needs_cuda
+class TestGpuRecurrent:
+    @pytest.mark.parametrize("transpose_a", [False, True])
+    @pytest.mark.parametrize("transpose_b", [False, True])
+    def test_products_have_the_bits_of_the_cpus_fused_multiply_adds(self, rng, transpose_a, transpose_b):
+        for rows, depth, columns in [(1, 1, 1), (7, 300, 65), (200, 33, 130), (3, 0, 4)]:
+            a = rng.standard_normal((depth, rows) if transpose_a else (rows, depth))
+            b = rng.standard_normal((columns, depth) if transpose_b else (depth, columns))
+            options = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+            got, again, expected = on_both(
+                lambda a, b, options=options: [dqat.ops.matmul(a, b, **options)], *np_floats(a, b)
+            )
+            same_bits(got[0], again[0])
+            same_bits(got[0], expected[0])
+
+    @pytest.mark.parametrize("batch, time, features, units", [(3, 4, 5, 7), (33, 5, 12, 24), (20, 3, 9, 528)])
+    @pytest.mark.parametrize("masked", [False, True])
+    @pytest.mark.parametrize("backwards", [False, True])
+    def test_results_and_gradients_have_the_cpus_bits(self, rng, batch, time, features, units, masked, backwards):
+        mask = rng.random((batch, time)) < 0.6 if masked else None
+        arguments = [
+            rng.standard_normal((batch, time, features)),
+            rng.standard_normal((features, 4 * units)) / features**0.5,
+            rng.standard_normal((units, 4 * units)) / units**0.5,
+            rng.standard_normal(4 * units),
+            0.3 * rng.standard_normal((batch, units)),
+            rng.standard_normal((batch, units)),
+            -0.4, 0.5, -1.0, 1.0,
+        ]  # fmt: skip
+
+        def everything(x, kernel, recurrent, bias, hidden, cell, *ends):
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel, recurrent, bias, hidden, cell])
+                found = dqat.ops.quantized_lstm(
+                    x, kernel, recurrent, bias, ends[:2], ends[2:], initial_state=(hidden, cell), mask=mask,
+                    go_backwards=backwards,
+                )  # fmt: skip
+                loss = tf.reduce_sum(found.outputs * tf.range(units, dtype=tf.float32)) + tf.reduce_sum(found.cell)
+            gradients = tape.gradient(loss, [x, kernel, recurrent, bias, hidden, cell])
+            return [*found[:3], *found.hidden_record, *found.cell_record, *gradients]
+
+        got, again, expected = on_both(everything, *np_floats(*arguments))
+        for first, second, other in zip(got, again, expected, strict=True):
+            same_bits(first, second)
+            same_bits(first, other)
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_a_gru_step_has_the_cpus_bits(self, rng, masked):
+        mask = rng.random(33) < 0.6 if masked else None
+        shapes = [(33, 120), (33, 120), (33, 40), (33, 40)]
+
+        def everything(projected, product, hidden, slope, low, high):
+            with tf.GradientTape() as tape:
+                tape.watch([projected, product, hidden])
+                after, records = dqat.ops.gru_step(projected, product, hidden, (low, high), mask=mask)
+            return [after, *records, *tape.gradient(after, [projected, product, hidden], output_gradients=slope)]
+
+        ends = [np.full(10, end) for end in (-0.7, 0.9)]
+        got, again, expected = on_both(everything, *np_floats(*map(rng.standard_normal, shapes), *ends))
+        for first, second, other in zip(got, again, expected, strict=True):
+            same_bits(first, second)
+            same_bits(first, other)

@@ -32,6 +32,8 @@ OPS = (
     "MatMul",
     "QuantizedLstm",
     "QuantizedLstmGrad",
+    "GruStep",
+    "GruStepGrad",
 )
 SCRIPT = pathlib.Path(__file__).parent / "fuzz_ops.py"
 

@@ -39,6 +39,10 @@ def learned(step, signed=None, elements=()):
     return [step, (step if signed is None else signed, tf.bool), (list(elements), tf.int64)]
 
 
+def gru(projected=(None, 12), product=(None, 12), hidden=(None, 4), mask=(0,), min=(10,), max=(10,)):
+    return [list(projected), list(product), list(hidden), (list(mask), tf.bool), list(min), list(max)]
+
+
 KEPT = [None, 3]
 KNOWN = [
     ("fake_quant", [KEPT, [3], [3]], CHANNELS, [KEPT]),
@@ -58,12 +62,20 @@ KNOWN = [
     ("minimum_error_range", [counts([BINS]), None, None], {}, [[], []]),
     ("fake_quant_learned", [KEPT, *learned(None)], CHANNELS, [KEPT, [3], [3]]),
     ("fake_quant_learned_grad", [None, KEPT, *learned([3])], CHANNELS, [KEPT, [3]]),
+    ("gru_step", gru(), {}, [[None, 4], [10], [10]]),
+    ("gru_step", gru(hidden=(5, 4), mask=(5,)), {}, [[5, 4], [10], [10]]),
+    ("gru_step_grad", [None, *gru(product=(5, 12))], {}, [[5, 12], [5, 12], [5, 4]]),
     ("mat_mul", [[None, 4], [4, 5]], {}, [[None, 5]]),
-    ("quantized_lstm", lstm(), {}, [[None, None, 7], [None, 7], [None, 7], *[[]] * 4, [None, None, None]]),
-    ("quantized_lstm", lstm(x=[2, 9, 5]), {}, [[2, 9, 7], [2, 7], [2, 7], *[[]] * 4, [2, 9, None]]),
+    (
+        "quantized_lstm",
+        lstm(),
+        {},
+        [[None, None, 7], [None, 7], [None, 7], *[[]] * 4, [None, None, 28], [None, None, 7]],
+    ),
+    ("quantized_lstm", lstm(x=[2, 9, 5]), {}, [[2, 9, 7], [2, 7], [2, 7], *[[]] * 4, [2, 9, 28], [2, 9, 7]]),
     (
         "quantized_lstm_grad",
-        [[None, None, 7], None, None, *lstm(), [2, 9, None], None],
+        [[None, None, 7], None, None, *lstm(), [2, 9, None], None, None],
         {},
         [[None, None, 28], [5, 28], [7, 28], [28], [None, 7], [None, 7]],
     ),
@@ -96,6 +108,12 @@ WRONG = [
     ("fake_quant_learned", [KEPT, *learned([3], signed=[])], CHANNELS),
     ("fake_quant_learned", [KEPT, *learned([3], elements=[1])], CHANNELS),
     ("fake_quant_learned_grad", [[2, 3], [2, 4], *learned([])], {}),
+    ("gru_step", gru(product=(None, 9)), {}),
+    ("gru_step", gru(projected=(3, 12), product=(4, 12)), {}),
+    ("gru_step", gru(hidden=(None, 5)), {}),
+    ("gru_step", gru(hidden=(5, 4), mask=(6,)), {}),
+    ("gru_step", gru(min=(9,)), {}),
+    ("gru_step_grad", [[None, 5], *gru()], {}),
     ("mat_mul", [[None, 4], [3, 5]], {}),
     ("mat_mul", [[2, 3, 4], [4, 5]], {}),
     ("quantized_lstm", lstm(x=[None, 5]), {}),
@@ -108,9 +126,11 @@ WRONG = [
     ("quantized_lstm", lstm(x=[2, None, 5], initial_hidden=[3, 7]), {}),
     ("quantized_lstm", lstm(x=[2, 9, 5], mask=[2, 8]), {}),
     ("quantized_lstm", [*lstm()[:10], [1]], {}),
-    ("quantized_lstm_grad", [[None, None, 8], None, None, *lstm(), None, None], {}),
-    ("quantized_lstm_grad", [None, None, [None, 8], *lstm(), None, None], {}),
-    ("quantized_lstm_grad", [None, None, None, *lstm(x=[2, 9, 5]), [2, 8, 7], None], {}),
+    ("quantized_lstm_grad", [[None, None, 8], None, None, *lstm(), None, None, None], {}),
+    ("quantized_lstm_grad", [None, None, [None, 8], *lstm(), None, None, None], {}),
+    ("quantized_lstm_grad", [None, None, None, *lstm(x=[2, 9, 5]), [2, 8, 7], None, None], {}),
+    ("quantized_lstm_grad", [None, None, None, *lstm(x=[2, 9, 5]), None, [2, 9, 27], None], {}),
+    ("quantized_lstm_grad", [None, None, None, *lstm(x=[2, 9, 5]), None, None, [2, 9, 8]], {}),
 ]
 
 

@@ -20,6 +20,7 @@
 #include "core/lstm_rows.h"
 #include "core/parallel.h"
 #include "core/quantization.h"
+#include "core/state_grid.h"
 
 namespace dqat::core {
 
@@ -29,15 +30,11 @@ struct LstmShape {
   int64_t features = 0;
   int64_t units = 0;
 
-  int64_t blocks() const { return (units + kUnitLanes - 1) / kUnitLanes; }
-  int64_t padded_units() const { return blocks() * kUnitLanes; }
-  int64_t rows() const { return batch * time; }
-  int64_t gates() const { return 4 * units; }
-  // Floats of one row of what the forward pass keeps: [blocks, 5, 16], see LstmRowKernels.
-  int64_t kept_row() const { return blocks() * kKeptParts * kUnitLanes; }
+  DQAT_HOST_DEVICE int64_t blocks() const { return (units + kUnitLanes - 1) / kUnitLanes; }
+  DQAT_HOST_DEVICE int64_t padded_units() const { return blocks() * kUnitLanes; }
+  DQAT_HOST_DEVICE int64_t rows() const { return batch * time; }
+  DQAT_HOST_DEVICE int64_t gates() const { return 4 * units; }
 };
-
-StateGrid MakeStateGrid(const Grid& grid);
 
 struct LstmArguments {
   const float* x;          // [batch, time, features]
@@ -53,19 +50,52 @@ struct LstmArguments {
   StateGrid cell_grid;
 };
 
+// Where timesteps stand: s counts them in the order of computation.
+class TimeOrder {
+ public:
+  DQAT_HOST_DEVICE TimeOrder(const LstmShape& shape, const LstmArguments& arguments)
+      : last_(shape.time - 1),
+        batch_stride_(arguments.time_major ? 1 : shape.time),
+        time_stride_(arguments.time_major ? shape.batch : 1),
+        mask_(arguments.mask),
+        backwards_(arguments.go_backwards) {}
+
+  // The row of the input that timestep s reads, and the row of the outputs that it writes.
+  DQAT_HOST_DEVICE int64_t Row(int64_t b, int64_t s) const {
+    return OutputRow(b, backwards_ ? last_ - s : s);
+  }
+  DQAT_HOST_DEVICE int64_t OutputRow(int64_t b, int64_t s) const {
+    return b * batch_stride_ + s * time_stride_;
+  }
+  // Rows from one member of the batch to the next.
+  DQAT_HOST_DEVICE int64_t batch_stride() const { return batch_stride_; }
+  DQAT_HOST_DEVICE bool Masked(int64_t b, int64_t s) const { return mask_ != nullptr && !mask_[Row(b, s)]; }
+
+ private:
+  const int64_t last_, batch_stride_, time_stride_;
+  const bool* const mask_;
+  const bool backwards_;
+};
+
 struct LstmResults {
   float* outputs;  // [batch, time, units]
   float* hidden;   // [batch, units]: after the last timestep
   float* cell;     // [batch, units]
   Range hidden_record;
   Range cell_record;
-  float* kept;  // [batch, time, kept_row()]: for the backward pass
+  // For the backward pass, in the order of x:
+  float* gates;  // [batch, time, 4 units], see LstmGates
+  float* cells;  // [batch, time, units]: the cell state after each timestep
 };
 
-// Floats of `workspace`, which is aligned to 64 bytes as `kept` is.
+// Floats of `workspace`, which is aligned to 64 bytes.
 int64_t LstmForwardWorkspace(const LstmShape& shape);
 void LstmForward(const LstmShape& shape, const LstmArguments& arguments, LstmResults* results,
                  float* workspace, const Parallel& parallel);
+
+struct LstmKept {
+  const float *gates, *cells;  // of LstmResults
+};
 
 struct LstmOutputSlopes {
   const float* outputs;  // like LstmResults
@@ -74,7 +104,9 @@ struct LstmOutputSlopes {
 };
 
 struct LstmGradients {
-  float* sums;       // [batch, time, 4 units]; the gradient to x is its product with the kernel, transposed
+  // [batch, time, 4 units], in the order of x; the gradient to x is its product with the kernel, transposed.
+  // May be LstmKept::gates: then a step needs that memory once.
+  float* sums;
   float* kernel;     // [features, 4 units]
   float* recurrent;  // [units, 4 units]
   float* bias;       // [4 units]
@@ -83,9 +115,9 @@ struct LstmGradients {
 };
 
 int64_t LstmBackwardWorkspace(const LstmShape& shape);
-// `outputs` and `kept` are those of the forward pass.
+// `outputs` are those of the forward pass.
 void LstmBackward(const LstmShape& shape, const LstmArguments& arguments, const float* outputs,
-                  const float* kept, const LstmOutputSlopes& slopes, const LstmGradients& gradients,
+                  const LstmKept& kept, const LstmOutputSlopes& slopes, const LstmGradients& gradients,
                   float* workspace, const Parallel& parallel);
 
 }  // namespace dqat::core

@@ -9,21 +9,22 @@ namespace {
 constexpr int kLanes = kUnitLanes;
 
 void Forward(const StateGrid& cells, const StateGrid& hiddens, const float* recurrent, const float* bias,
-             const float* cell_before, float* kept, float* hidden, LstmRecord* record) {
+             float* gates, int64_t stride, float* cell, float* hidden, LstmRecord* record) {
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
+  float *gate_i = gates, *gate_f = gates + stride, *gate_g = gates + 2 * stride, *gate_o = gates + 3 * stride;
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
     LstmGates sums;
-    sums.i = (kept[u] + bias[u]) + recurrent[u];
-    sums.f = (kept[kLanes + u] + bias[kLanes + u]) + recurrent[kLanes + u];
-    sums.g = (kept[2 * kLanes + u] + bias[2 * kLanes + u]) + recurrent[2 * kLanes + u];
-    sums.o = (kept[3 * kLanes + u] + bias[3 * kLanes + u]) + recurrent[3 * kLanes + u];
-    const LstmOutcome result = LstmForward(sums, cell_before[u], cell_grid, hidden_grid);
-    kept[u] = result.gates.i;
-    kept[kLanes + u] = result.gates.f;
-    kept[2 * kLanes + u] = result.gates.g;
-    kept[3 * kLanes + u] = result.gates.o;
-    kept[4 * kLanes + u] = result.cell;
+    sums.i = (gate_i[u] + bias[u]) + recurrent[u];
+    sums.f = (gate_f[u] + bias[kLanes + u]) + recurrent[kLanes + u];
+    sums.g = (gate_g[u] + bias[2 * kLanes + u]) + recurrent[2 * kLanes + u];
+    sums.o = (gate_o[u] + bias[3 * kLanes + u]) + recurrent[3 * kLanes + u];
+    const LstmOutcome result = LstmForward(sums, cell[u], cell_grid, hidden_grid);
+    gate_i[u] = result.gates.i;
+    gate_f[u] = result.gates.f;
+    gate_g[u] = result.gates.g;
+    gate_o[u] = result.gates.o;
+    cell[u] = result.cell;
     hidden[u] = result.hidden;
     const float cell_min = RecordMin(result.cell_value), cell_max = RecordMax(result.cell_value);
     const float hidden_min = RecordMin(result.hidden_value), hidden_max = RecordMax(result.hidden_value);
@@ -34,18 +35,19 @@ void Forward(const StateGrid& cells, const StateGrid& hiddens, const float* recu
   }
 }
 
-void Backward(const StateGrid& cells, const StateGrid& hiddens, const float* kept, const float* cell_before,
-              const float* hidden_slope, float* cell_slope, float* slopes) {
+void Backward(const StateGrid& cells, const StateGrid& hiddens, const float* gates, int64_t stride,
+              const float* cell_before, const float* cell, const float* hidden_slope, float* cell_slope,
+              float* sums, int64_t sums_stride) {
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
-    const LstmGates gates = {kept[u], kept[kLanes + u], kept[2 * kLanes + u], kept[3 * kLanes + u]};
-    const LstmSlopes result = LstmBackward(gates, cell_before[u], kept[4 * kLanes + u], cell_slope[u],
-                                           hidden_slope[u], cell_grid, hidden_grid);
-    slopes[u] = result.sums.i;
-    slopes[kLanes + u] = result.sums.f;
-    slopes[2 * kLanes + u] = result.sums.g;
-    slopes[3 * kLanes + u] = result.sums.o;
+    const LstmGates kept = {gates[u], gates[stride + u], gates[2 * stride + u], gates[3 * stride + u]};
+    const LstmSlopes result =
+        LstmBackward(kept, cell_before[u], cell[u], cell_slope[u], hidden_slope[u], cell_grid, hidden_grid);
+    sums[u] = result.sums.i;
+    sums[sums_stride + u] = result.sums.f;
+    sums[2 * sums_stride + u] = result.sums.g;
+    sums[3 * sums_stride + u] = result.sums.o;
     cell_slope[u] = result.cell;
   }
 }

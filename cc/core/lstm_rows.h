@@ -10,7 +10,6 @@
 namespace dqat::core {
 
 constexpr int kUnitLanes = 16;  // four gates of 16 units are one panel of the recurrent product
-constexpr int kKeptParts = 5;   // i, f, g, o, and the cell state
 
 // Lane by lane, the extremes of what was recorded.
 struct LstmRecord {
@@ -18,15 +17,17 @@ struct LstmRecord {
 };
 
 struct LstmRowKernels {
-  // kept [5][16]: on entry the input's share of the four sums, on return what LstmGates says, and the new
-  // cell state. recurrent and bias [4][16]; cell_before and hidden [16].
+  // gates [4][16], with `stride` floats from one gate to the next: on entry the input's share of the sums, on
+  // return what LstmGates says. recurrent and bias [4][16]. cell [16]: on entry the state before the
+  // timestep, on return the one after. hidden [16].
   void (*forward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, const float* recurrent,
-                  const float* bias, const float* cell_before, float* kept, float* hidden,
+                  const float* bias, float* gates, int64_t stride, float* cell, float* hidden,
                   LstmRecord* record);
-  // cell_slope [16]: on entry what arrives at the new cell state, on return at the one before. slopes
-  // [4][16].
-  void (*backward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, const float* kept,
-                   const float* cell_before, const float* hidden_slope, float* cell_slope, float* slopes);
+  // cell_slope [16]: on entry what arrives at the cell state after the timestep, on return at the one before.
+  // sums [4][16], with a stride of its own, may be gates.
+  void (*backward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, const float* gates,
+                   int64_t stride, const float* cell_before, const float* cell, const float* hidden_slope,
+                   float* cell_slope, float* sums, int64_t sums_stride);
 };
 
 namespace baseline {

@@ -193,7 +193,8 @@ Status QuantizedLstmShape(InferenceContext* c) {
   c->set_output(1, c->Matrix(d.batch, d.units));
   c->set_output(2, c->Matrix(d.batch, d.units));
   for (int i = 3; i < 7; ++i) c->set_output(i, c->Scalar());
-  c->set_output(7, d.Sequence(c, c->UnknownDim()));
+  c->set_output(7, d.Sequence(c, d.gates));
+  c->set_output(8, d.Sequence(c, d.units));
   return tensorflow::OkStatus();
 }
 
@@ -203,13 +204,55 @@ Status QuantizedLstmGradShape(InferenceContext* c) {
   const ShapeHandle state = c->Matrix(d.batch, d.units);
   for (int i : {0, 14}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), d.Sequence(c, d.units)));
   for (int i : {1, 2}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), state));
-  TF_RETURN_IF_ERROR(d.Fits(c, c->input(15), d.Sequence(c, c->UnknownDim())));
+  TF_RETURN_IF_ERROR(d.Fits(c, c->input(15), d.Sequence(c, d.gates)));
+  TF_RETURN_IF_ERROR(d.Fits(c, c->input(16), d.Sequence(c, d.units)));
   c->set_output(0, d.Sequence(c, d.gates));
   c->set_output(1, c->Matrix(d.features, d.gates));
   c->set_output(2, c->Matrix(d.units, d.gates));
   c->set_output(3, c->input(6));
   c->set_output(4, state);
   c->set_output(5, state);
+  return tensorflow::OkStatus();
+}
+
+// What the inputs of Dqat>GruStep, from input `first` on, say about each other.
+Status ReadGruStep(InferenceContext* c, int first, ShapeHandle* sums, ShapeHandle* hidden) {
+  constexpr int kPoints = 10;
+  ShapeHandle mask, range;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 2, hidden));
+  DimensionHandle batch = c->Dim(*hidden, 0), units = c->Dim(*hidden, 1), parts;
+  for (int i : {0, 1}) {
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + i), 2, sums));
+    TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(*sums, 0), &batch));
+    TF_RETURN_IF_ERROR(c->Divide(c->Dim(*sums, 1), 3, /*evenly_divisible=*/true, &parts));
+    TF_RETURN_IF_ERROR(c->Merge(units, parts, &units));
+  }
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 3), 1, &mask));
+  if (!LstmDimensions::IsEmpty(c, c->Dim(mask, 0))) {
+    TF_RETURN_IF_ERROR(LstmDimensions::Fits(c, mask, c->Vector(batch)));
+  }
+  for (int i : {4, 5}) TF_RETURN_IF_ERROR(c->Merge(c->input(first + i), c->Vector(kPoints), &range));
+  TF_RETURN_IF_ERROR(c->Multiply(units, 3, &parts));
+  *hidden = c->Matrix(batch, units);
+  *sums = c->Matrix(batch, parts);
+  return tensorflow::OkStatus();
+}
+
+Status GruStepShape(InferenceContext* c) {
+  ShapeHandle sums, hidden;
+  TF_RETURN_IF_ERROR(ReadGruStep(c, 0, &sums, &hidden));
+  c->set_output(0, hidden);
+  for (int i : {1, 2}) c->set_output(i, c->Vector(10));
+  return tensorflow::OkStatus();
+}
+
+Status GruStepGradShape(InferenceContext* c) {
+  ShapeHandle sums, hidden;
+  TF_RETURN_IF_ERROR(ReadGruStep(c, 1, &sums, &hidden));
+  TF_RETURN_IF_ERROR(LstmDimensions::Fits(c, c->input(0), hidden));
+  c->set_output(0, sums);
+  c->set_output(1, sums);
+  c->set_output(2, hidden);
   return tensorflow::OkStatus();
 }
 
@@ -476,7 +519,8 @@ REGISTER_OP("Dqat>QuantizedLstm")
     .Output("hidden_batch_max: float")
     .Output("cell_batch_min: float")
     .Output("cell_batch_max: float")
-    .Output("kept: float")
+    .Output("gates: float")
+    .Output("cells: float")
     .Attr("hidden_bits: int >= 2 = 8")
     .Attr("hidden_narrow_range: bool = false")
     .Attr("cell_bits: int >= 2 = 16")
@@ -506,9 +550,11 @@ outputs: [batch, time, units]; in the order of computation.
 hidden: [batch, units], after the last timestep.
 cell: [batch, units], after the last timestep.
 hidden_batch_min: as batch_min in Dqat>FakeQuantTrack; so are the other three.
-kept: what the gradient needs; its layout is the library's own.
+gates: [batch, time, 4 * units], in the order of x, for the gradient: i, f, g and o after their activations; where one
+  was clipped before, i, f and o are negative and g is four times as large.
+cells: [batch, time, units], in the order of x, for the gradient: the cell state after each timestep.
 go_backwards: from the last timestep to the first.
-time_major: x, mask, outputs and kept are [time, batch, ...].
+time_major: x, mask, outputs, gates and cells are [time, batch, ...].
 )doc");
 
 REGISTER_OP("Dqat>QuantizedLstmGrad")
@@ -527,7 +573,8 @@ REGISTER_OP("Dqat>QuantizedLstmGrad")
     .Input("cell_min: float")
     .Input("cell_max: float")
     .Input("outputs: float")
-    .Input("kept: float")
+    .Input("gates: float")
+    .Input("cells: float")
     .Output("dsums: float")
     .Output("dkernel: float")
     .Output("drecurrent_kernel: float")
@@ -550,8 +597,58 @@ get none. The same bits on any number of threads.
 doutputs: [batch, time, units]: what arrives at the outputs.
 dhidden: [batch, units]: at the last hidden state.
 dcell: [batch, units]: at the last cell state.
-outputs: of Dqat>QuantizedLstm, as kept is.
-dsums: [batch, time, 4 * units], in the order of x.
+outputs: of Dqat>QuantizedLstm, as gates and cells are.
+dsums: [batch, time, 4 * units], in the order of x; in the memory of gates where nobody else needs them.
+)doc");
+
+REGISTER_OP("Dqat>GruStep")
+    .Input("projected: float")
+    .Input("product: float")
+    .Input("hidden: float")
+    .Input("mask: bool")
+    .Input("min: float")
+    .Input("max: float")
+    .Output("hidden_after: float")
+    .Output("batch_min: float")
+    .Output("batch_max: float")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .SetShapeFn(GruStepShape)
+    .Doc(R"doc(
+The elementwise part of a GRU's timestep, reset gate after the recurrent product, with ten quantization points.
+
+They are, in this order: the product, the gates' sum, the gates, reset gate times product, the candidate's sum, the
+candidate, what is kept of the state, 1 - update gate, what is new, and the new state. Sums saturate at ±8.
+
+projected: [batch, 3 * units], quantized: the input's share of update gate, reset gate and candidate.
+product: [batch, 3 * units]: the hidden state times the recurrent weights, with bias.
+hidden: [batch, units]: the state before, quantized.
+mask: [batch], false where the state stays and nothing is recorded; or [0] for none.
+min: [10], one for each point; +inf (with max = -inf) where there is no range yet: then values pass through.
+max: like min.
+hidden_after: [batch, units].
+batch_min: [10]; as batch_min in Dqat>FakeQuantTrack, for each point.
+batch_max: like batch_min.
+)doc");
+
+REGISTER_OP("Dqat>GruStepGrad")
+    .Input("slope: float")
+    .Input("projected: float")
+    .Input("product: float")
+    .Input("hidden: float")
+    .Input("mask: bool")
+    .Input("min: float")
+    .Input("max: float")
+    .Output("dprojected: float")
+    .Output("dproduct: float")
+    .Output("dhidden: float")
+    .Attr("num_bits: int >= 2 = 8")
+    .Attr("narrow_range: bool = false")
+    .SetShapeFn(GruStepGradShape)
+    .Doc(R"doc(
+The straight-through gradient of Dqat>GruStep, which computes the timestep again. The ranges get none.
+
+slope: [batch, units]: what arrives at hidden_after.
 )doc");
 
 }  // namespace

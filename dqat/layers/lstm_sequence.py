@@ -2,8 +2,9 @@
 
 import tensorflow as tf
 
-from dqat import ops
-from dqat.observers import LearnedStep, Record, merge_records
+from dqat import native, ops
+from dqat.layers.loop_records import records_extremes_alone
+from dqat.observers import Record, merge_records
 from dqat.quantizers import Quantizer
 
 # Gate pre-activations are Q3.12: 16 bits with 12 of fraction, saturating.
@@ -33,15 +34,15 @@ def cell_values(sums: tf.Tensor, cell_before: tf.Tensor) -> tuple[tf.Tensor, tf.
     return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), tf.sigmoid(o)
 
 
+def has_kernels() -> bool:
+    """Whether the library has kernels for all devices that TensorFlow has here."""
+    return native.module.build_info()["cuda"] or not tf.config.list_logical_devices("GPU")
+
+
 def fits_fused(x: tf.Tensor, hidden: Quantizer, cell_state: Quantizer) -> bool:
-    """Whether the fused operation can do it: float32 on the CPU, and observers that need nothing but extremes."""
-    plain = all(
-        quantizer.spec.axis is None
-        and not quantizer.observer.needs_counts
-        and not isinstance(quantizer.observer, LearnedStep)
-        for quantizer in (hidden, cell_state)
-    )
-    return plain and x.dtype == tf.float32 and not tf.config.list_logical_devices("GPU")
+    """Whether the fused operation can do it: float32, and observers that need nothing but extremes."""
+    plain = records_extremes_alone(hidden) and records_extremes_alone(cell_state)
+    return plain and x.dtype == tf.float32 and has_kernels()
 
 
 def lstm_sequence(

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers import gru_step
 from dqat.layers.cell_form import FIXED, CellForm, State
 from dqat.layers.cells import form_of
+from dqat.layers.gru_step import GruStep
+from dqat.layers.loop_records import LoopRecords
 from dqat.layers.wrapper import QuantizedLayer
-from dqat.observers import Fixed, Observer, Record, merge_records
+from dqat.observers import Fixed, LearnedStep, Observer, Record
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec
 
@@ -118,12 +121,16 @@ class _Timestep:
         value = value if limit is None else tf.clip_by_value(value, -limit, limit)
         if self.mask is not None and not quantizer.observer.needs_counts:
             value = tf.where(self.mask, value, 0.0)  # every range holds 0, so this records nothing
-        quantized, record = quantizer.quantize_and_track(value, self.in_use[name], repeats=self.repeats)
+        in_use = self.in_use[name]
+        if not isinstance(quantizer.observer, LearnedStep):
+            # Else the loop's gradient would carry sums for both ends of every range.
+            in_use = tuple(tf.stop_gradient(end) for end in in_use)
+        quantized, record = quantizer.quantize_and_track(value, in_use, repeats=self.repeats)
         if isinstance(quantizer.observer, Fixed):
             return quantized
         if self.mask is not None and quantizer.observer.needs_counts:
             record = quantizer.record(tf.boolean_mask(value, self.mask[:, 0]))
-        self.records[name] = merge_records(self.records[name], record)
+        self.records[name] = record
         return quantized
 
 
@@ -338,25 +345,27 @@ class QuantizedRNN(QuantizedLayer):
         run.in_use, run.repeats = {name: quantizer.in_use() for name, quantizer in points.items()}, time
         tracked = {name: quantizer for name, quantizer in points.items() if not isinstance(quantizer.observer, Fixed)}
 
-        def timestep(t, states, last, outputs, records):
-            run.records, run.mask = dict(records), None if mask is None else mask[t]
-            output, new = self.form.step(projected[t], states, run)
+        step = GruStep(points, run.in_use) if gru_step.fits(x, self.form, points) else self.form.step
+
+        def timestep(t, states, last, outputs, carried):
+            run.records, run.mask = {}, None if mask is None else mask[t]
+            output, new = step(projected[t], states, run)
             if mask is not None:
                 output = tf.where(mask[t], output, last)
                 new = tuple(tf.where(mask[t], *pair) for pair in zip(new, states, strict=True))
-            return t + 1, new, output, outputs.write(t, output), run.records
+            return t + 1, new, output, outputs.write(t, output), records.merge(carried, run.records)
 
         static = x.shape[1]
         size = self._output_size()
         last = tf.zeros([batch, size], x.dtype)
         last.set_shape([static, size])
         outputs = tf.TensorArray(x.dtype, size=time, element_shape=[static, size])
-        records = {name: quantizer.empty_record() for name, quantizer in tracked.items()}
-        _, states, last, outputs, records = tf.while_loop(
-            lambda t, *_: t < time, timestep, (0, states, last, outputs, records), maximum_iterations=time
+        records = LoopRecords(tracked)
+        _, states, last, outputs, carried = tf.while_loop(
+            lambda t, *_: t < time, timestep, (0, states, last, outputs, records.start()), maximum_iterations=time
         )
         if training is not None and training is not False:
-            for name, record in records.items():
+            for name, record in records.unpack(carried).items():
                 self.points[name].submit(record, training)
         outputs = tf.transpose(outputs.stack(), [1, 0, 2])
         outputs.set_shape([static, run_length, size])

@@ -1,0 +1,141 @@
+#include <algorithm>
+#include <vector>
+
+#include "core/fake_quant.h"
+#include "core/lstm_loop.h"
+
+namespace dqat::core {
+namespace {
+
+// [depth, 4 units] as one panel of [depth, 4, 16] for each block of units.
+void PackGates(const LstmShape& shape, const float* weights, int64_t depth, float* packed,
+               const Parallel& parallel) {
+  parallel.ForEach(shape.blocks(), depth * kPanelColumns, [&](int64_t block) {
+    float* panel = packed + block * depth * kPanelColumns;
+    const int64_t unit = block * kLanes;
+    for (int64_t row = 0; row < depth * kGates; ++row) {  // of [depth, 4]
+      LoadLanes(weights + row * shape.units + unit, shape.units - unit, panel + row * kLanes);
+    }
+  });
+}
+
+struct Records {
+  Range cell, hidden;
+};
+
+void Merge(Range* range, float min, float max) {
+  range->min = std::min(range->min, min);
+  range->max = std::max(range->max, max);
+}
+
+struct Memory {
+  Memory(const LstmShape& shape, float* memory) {
+    const auto take = [&](int64_t count) {
+      float* part = memory == nullptr ? nullptr : memory + size;
+      size += count;
+      return part;
+    };
+    kernel = take(PackedSize(shape.gates(), shape.features));
+    recurrent = take(shape.blocks() * shape.units * kPanelColumns);
+    bias = take(shape.blocks() * kPanelColumns);
+    cell = take(shape.batch * shape.padded_units());
+    for (float*& state : hidden) state = take(shape.batch * shape.padded_units());
+  }
+  int64_t size = 0;
+  float *kernel, *recurrent, *bias;  // packed
+  float* cell;                       // the state
+  float* hidden[2];                  // the states before and after a timestep, by turns
+};
+
+void Step(const LstmShape& shape, const LstmArguments& arguments, const Memory& memory, int64_t s,
+          int64_t block, int64_t first, int64_t end, LstmResults* results, Records* records) {
+  const LstmRowKernels& kernels = LstmKernels();
+  const TimeOrder order(shape, arguments);
+  const int64_t padded = shape.padded_units(), unit = block * kLanes;
+  const int64_t count = std::min(kLanes, shape.units - unit);
+  const float* before = memory.hidden[s % 2];
+  float* after = memory.hidden[(s + 1) % 2];
+  LstmRecord record;
+  std::fill_n(record.cell_min, kLanes, kInfinity);
+  std::fill_n(record.hidden_min, kLanes, kInfinity);
+  std::fill_n(record.cell_max, kLanes, -kInfinity);
+  std::fill_n(record.hidden_max, kLanes, -kInfinity);
+  alignas(64) float sums[kGroupRows * kPanelColumns];
+  for (int64_t group = first; group < end; group += kGroupRows) {
+    const int64_t rows = std::min(kGroupRows, end - group);
+    MultiplyPanel(rows, kPanelColumns, shape.units, {before + group * padded, padded, 1},
+                  memory.recurrent + block * shape.units * kPanelColumns, sums, kPanelColumns,
+                  /*continues=*/false);
+    for (int64_t b = group; b < group + rows; ++b) {
+      const int64_t row = order.Row(b, s);
+      float* cell = memory.cell + b * padded + unit;
+      float* hidden = after + b * padded + unit;
+      float* output = results->outputs + order.OutputRow(b, s) * shape.units + unit;
+      if (order.Masked(b, s)) {
+        std::copy_n(before + b * padded + unit, kLanes, hidden);
+        if (s == 0) {
+          std::fill_n(output, count, 0.0f);
+        } else {
+          StoreLanes(results->outputs + order.OutputRow(b, s - 1) * shape.units + unit, count, output);
+        }
+      } else {
+        StagedGates gates(results->gates + row * shape.gates() + unit, shape.units, count);
+        gates.Load();
+        kernels.forward(arguments.cell_grid, arguments.hidden_grid, sums + (b - group) * kPanelColumns,
+                        memory.bias + block * kPanelColumns, gates.data(), gates.stride(), cell, hidden,
+                        &record);
+        gates.Store();
+        StoreLanes(hidden, count, output);
+      }
+      StoreLanes(cell, count, results->cells + row * shape.units + unit);
+    }
+  }
+  for (int64_t lane = 0; lane < count; ++lane) {
+    Merge(&records->cell, record.cell_min[lane], record.cell_max[lane]);
+    Merge(&records->hidden, record.hidden_min[lane], record.hidden_max[lane]);
+  }
+}
+
+}  // namespace
+
+int64_t LstmForwardWorkspace(const LstmShape& shape) { return Memory(shape, nullptr).size; }
+
+void LstmForward(const LstmShape& shape, const LstmArguments& arguments, LstmResults* results,
+                 float* workspace, const Parallel& parallel) {
+  const Memory memory(shape, workspace);
+  PackGates(shape, arguments.recurrent, shape.units, memory.recurrent, parallel);
+  std::fill_n(memory.bias, shape.blocks() * kPanelColumns, 0.0f);
+  if (arguments.bias != nullptr) PackGates(shape, arguments.bias, 1, memory.bias, parallel);
+  PadRows(shape, arguments.cell, memory.cell);
+  PadRows(shape, arguments.hidden, memory.hidden[0]);
+
+  // The input's share of all sums.
+  Pack(shape.gates(), shape.features, {arguments.kernel, 1, shape.gates()}, memory.kernel, parallel);
+  Multiply(shape.rows(), shape.gates(), shape.features, {arguments.x, shape.features, 1}, memory.kernel,
+           results->gates, shape.gates(), parallel);
+
+  const Division division(shape, parallel.threads);
+  std::vector<Records> records(division.tasks(shape, shape.blocks()));
+  const int64_t cost = kLanes * (shape.units * kGates / 16 + kCellCost);
+  division.Run(shape, shape.blocks(), cost, 0, shape.time, 1, parallel,
+               [&](int64_t task, int64_t s, int64_t block, int64_t first, int64_t end) {
+                 Step(shape, arguments, memory, s, block, first, end, results, &records[task]);
+               });
+
+  results->cell_record = results->hidden_record = Range();
+  for (const Records& each : records) {
+    Merge(&results->cell_record, each.cell.min, each.cell.max);
+    Merge(&results->hidden_record, each.hidden.min, each.hidden.max);
+  }
+  for (Range* record : {&results->cell_record, &results->hidden_record}) {
+    record->min += 0.0f;  // -0 becomes +0, so that equal records are equal bits
+    record->max += 0.0f;
+  }
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    const int64_t row = b * shape.padded_units();
+    std::copy_n(memory.hidden[shape.time % 2] + row, shape.units, results->hidden + b * shape.units);
+    std::copy_n(memory.cell + row, shape.units, results->cell + b * shape.units);
+  }
+}
+
+}  // namespace dqat::core

@@ -1,0 +1,129 @@
+// What the LSTM's forward and backward pass share: where rows stand, and how threads divide a time loop. Only
+// lstm_forward.cc and lstm_backward.cc include this.
+#ifndef DQAT_CORE_LSTM_LOOP_H_
+#define DQAT_CORE_LSTM_LOOP_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "core/instruction_set.h"
+#include "core/lstm.h"
+#include "core/products.h"
+
+namespace dqat::core {
+
+constexpr int64_t kLanes = kUnitLanes;
+constexpr int64_t kGates = 4;
+// Rows whose sums are held at a time: within the first-level cache.
+constexpr int64_t kGroupRows = 48;
+// Each thread takes some rows through the whole sequence where it gets enough of them to make use of the
+// weights that it reads, or where the recurrent weights fit into every core's second-level cache. Otherwise
+// threads divide the units, and meet after each timestep, which costs much where other programs want the
+// cores too.
+constexpr int64_t kRowsPerThread = 12;
+constexpr int64_t kSharedWeightBytes = 1 << 20;
+constexpr int64_t kCellCost = 8;  // cycles for a unit, about; a product's multiply-adds are 16 a cycle
+
+inline const LstmRowKernels& LstmKernels() {
+#ifdef DQAT_X86_INSTRUCTION_SETS
+  const char* name = InstructionSet();
+  if (std::strcmp(name, "avx512") == 0) return avx512::kLstmRowKernels;
+  if (std::strcmp(name, "avx2") == 0) return avx2::kLstmRowKernels;
+#endif
+  return baseline::kLstmRowKernels;
+}
+
+// `count` values, then zeros.
+inline void LoadLanes(const float* source, int64_t count, float* lanes) {
+  if (count >= kLanes) {
+    std::copy_n(source, kLanes, lanes);
+  } else {
+    std::fill_n(std::copy_n(source, count, lanes), kLanes - count, 0.0f);
+  }
+}
+
+inline void StoreLanes(const float* lanes, int64_t count, float* target) {
+  std::copy_n(lanes, std::min(count, kLanes), target);
+}
+
+// The four gates of a block of units in a row of [4, units], or, where the block is cut short, a copy with
+// room for whole vectors.
+template <typename Float>
+class StagedGates {
+ public:
+  StagedGates(Float* gates, int64_t units, int64_t count) : gates_(gates), units_(units), count_(count) {}
+
+  Float* data() { return is_whole() ? gates_ : copy_; }
+  int64_t stride() const { return is_whole() ? units_ : kLanes; }
+  void Load() {
+    if (is_whole()) return;
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      LoadLanes(gates_ + gate * units_, count_, copy_ + gate * kLanes);
+    }
+  }
+  void Store() const {
+    if (is_whole()) return;
+    for (int64_t gate = 0; gate < kGates; ++gate) {
+      StoreLanes(copy_ + gate * kLanes, count_, gates_ + gate * units_);
+    }
+  }
+
+ private:
+  bool is_whole() const { return count_ == kLanes; }
+
+  Float* const gates_;
+  const int64_t units_, count_;
+  float copy_[kGates * kLanes];
+};
+
+// Rows of `units` values, padded to whole blocks.
+inline void PadRows(const LstmShape& shape, const float* source, float* padded) {
+  for (int64_t row = 0; row < shape.batch; ++row) {
+    float* end = std::copy_n(source + row * shape.units, shape.units, padded + row * shape.padded_units());
+    std::fill_n(end, shape.padded_units() - shape.units, 0.0f);
+  }
+}
+
+// How the work of a time loop is divided.
+class Division {
+ public:
+  Division(const LstmShape& shape, int threads)
+      : by_rows_(threads == 1 || shape.batch >= kRowsPerThread * threads ||
+                 static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes),
+        rows_(by_rows_ ? std::max<int64_t>(4, (shape.batch + threads - 1) / threads) : shape.batch) {}
+
+  // Calls work(task, timestep, column block, first row, end of rows) for all timesteps in the given order, a
+  // timestep's after all of those before it that touch the same rows. `task` is less than tasks().
+  template <typename Work>
+  void Run(const LstmShape& shape, int64_t blocks, int64_t block_cost, int64_t first, int64_t end,
+           int64_t step, const Parallel& parallel, Work work) const {
+    if (shape.batch == 0) return;  // however many timesteps an empty tensor claims to have
+    if (by_rows_) {
+      const int64_t cost = (end - first) * step * blocks * block_cost * rows_;
+      parallel.ForEach(tasks(shape, blocks), cost, [&](int64_t task) {
+        const int64_t row = task * rows_, last = std::min(shape.batch, row + rows_);
+        for (int64_t s = first; s != end; s += step) {
+          for (int64_t block = 0; block < blocks; ++block) work(task, s, block, row, last);
+        }
+      });
+      return;
+    }
+    for (int64_t s = first; s != end; s += step) {
+      parallel.ForEach(blocks, block_cost * shape.batch,
+                       [&](int64_t block) { work(block, s, block, 0, shape.batch); });
+    }
+  }
+
+  int64_t tasks(const LstmShape& shape, int64_t blocks) const {
+    return by_rows_ ? (shape.batch + rows_ - 1) / rows_ : blocks;
+  }
+
+ private:
+  const bool by_rows_;
+  const int64_t rows_;
+};
+
+}  // namespace dqat::core
+
+#endif  // DQAT_CORE_LSTM_LOOP_H_
