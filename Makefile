@@ -23,7 +23,7 @@ VENV := .venv-current
 VERSION := 3.12
 TENSORFLOW := 'tensorflow==2.21.*' 'tf_keras==2.21.*'
 EXTRAS := test
-TESTS := $(addprefix tests/test_,$(addsuffix .py,algorithms annotate model native \
+TESTS := $(addprefix tests/test_,$(addsuffix .py,algorithms annotate export model native \
   observers quantize subclassed targets tfmot_examples))
 else
 $(error LANE must be home or current, got $(LANE))
