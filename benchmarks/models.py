@@ -1,37 +1,35 @@
 """Training steps of whole networks: float, tfmot 0.8 and dqat, in one run.
 
 python -m benchmarks.models [--json FILE] [--model NAME ...]
+
+Making the three models of one network and tracing their steps takes from half a minute to some minutes, NASNetMobile
+longest; the timing itself takes `--seconds` for each contender.
 """
 
-import importlib.util
-import os
 import pathlib
+import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
-
-if importlib.util.find_spec("tf_keras"):
-    # tfmot looks at this when it is imported, and takes models of tf_keras then.
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import numpy as np
 import tensorflow as tf
 import typer
 
 import dqat
-from benchmarks import report
+from benchmarks import report, tfmot
 from benchmarks.ops import machine
 from benchmarks.timing import take_turns
 
 keras = tf.keras
-MODELS = ("MobileNet", "MobileNetV2", "ResNet50", "NASNetMobile", "ResNet50V2")
+MODELS = ("MobileNet", "MobileNetV2", "ResNet50", "ResNet50V2", "NASNetMobile")
 #: Least ratio of float's time to ours, where there is a target.
 TARGETS = {"MobileNet": 1 / 1.10, "MobileNetV2": 1 / 1.10, "ResNet50": 1 / 1.10}
 SIZE, BATCH = 96, 16
 #: For each contender.
-SECONDS = 60.0
+SECONDS = 20.0
 
 
-def training_step(model: keras.Model, size: int, batch: int) -> Callable[[], tf.Tensor]:
+def training_step(model: keras.Model, size: int, batch: int) -> Callable[[], Any]:
     """A step of stochastic gradient descent with momentum on one batch, as `fit` compiles it."""
     rng = np.random.default_rng(0)
     images = tf.constant(rng.normal(size=(batch, size, size, 3)), tf.float32)
@@ -47,29 +45,18 @@ def training_step(model: keras.Model, size: int, batch: int) -> Callable[[], tf.
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
 
-    def run() -> tf.Tensor:
-        return step().numpy()
-
-    return run
-
-
-def network(api: Any, name: str, size: int) -> Any:
-    """A network of `api.applications` with random weights; `api` is tf.keras or tf_keras."""
-    return getattr(api.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+    return lambda: step().numpy()
 
 
 def contenders(name: str, size: int, batch: int) -> dict[str, Callable[[], Any]]:
-    """The network in float, as tfmot quantizes it and as dqat does; tfmot only where it can."""
-    model = network(keras, name, size)
-    models = {"float": model, "dqat": dqat.quantize_model(model)}
+    """The network in float, as dqat quantizes it and as tfmot does; tfmot only where it can."""
+    network = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+    models = {"float": network, "dqat": dqat.quantize_model(network)}
     try:
-        import tensorflow_model_optimization as tfmot
-        import tf_keras
-
-        models["tfmot"] = tfmot.quantization.keras.quantize_model(network(tf_keras, name, size))
+        models["tfmot"] = tfmot.load().quantization.keras.quantize_model(network)
     except (ImportError, RuntimeError, ValueError) as error:
         print(f"no figure for tfmot: {error}", flush=True)
-    return {name: training_step(one, size, batch) for name, one in models.items()}
+    return {contender: training_step(model, size, batch) for contender, model in models.items()}
 
 
 def measure(name: str, size: int = SIZE, batch: int = BATCH, seconds: float = SECONDS) -> list[report.Row]:
@@ -83,8 +70,10 @@ def measure(name: str, size: int = SIZE, batch: int = BATCH, seconds: float = SE
     """
     keras.backend.clear_session()
     steps = contenders(name, size, batch)
-    for step in steps.values():  # the first step traces, and a quantizer's first step passes values through
+    for contender, step in steps.items():  # the first step traces, and a quantizer's first passes values through
+        start = time.perf_counter()
         step()
+        print(f"{name}: {contender} traced in {time.perf_counter() - start:.0f} s", flush=True)
     rounds = take_turns(steps, seconds)
     case = f"{name}, {size}x{size}, batch {batch}"
     return [

@@ -364,6 +364,9 @@ def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:
 def quantize_weight(weight: tf.Tensor, spec: QuantizerSpec, range_: Callable[[], Range] | None = None) -> tf.Tensor:
     """Fake-quantizes a weight tensor with the range of its present values; shape and dtype stay.
 
+    A symmetric range leaves no weight outside, so that the gradient is passed on as it is, without a pass over the
+    weights. (The op's own gradient would stop at a largest weight that lies outside by a float32 rounding.)
+
     Args:
         weight: float32, any shape.
         spec: how.
@@ -372,11 +375,17 @@ def quantize_weight(weight: tf.Tensor, spec: QuantizerSpec, range_: Callable[[],
     saved = None if range_ is None else serving.fake_quant(weight, range_, spec)
     if saved is not None:
         return saved
-    return ops.fake_quant(
-        weight,
-        *weight_range(weight, spec),
-        num_bits=spec.num_bits,
-        narrow_range=spec.narrow_range,
-        axis=spec.axis,
-        group_size=spec.group_size,
-    )
+
+    def quantized(weight: tf.Tensor) -> tf.Tensor:
+        return ops.fake_quant(
+            weight,
+            *weight_range(weight, spec),
+            num_bits=spec.num_bits,
+            narrow_range=spec.narrow_range,
+            axis=spec.axis,
+            group_size=spec.group_size,
+        )
+
+    if not spec.symmetric:
+        return quantized(weight)
+    return tf.custom_gradient(lambda weight: (quantized(weight), tf.identity))(weight)

@@ -2,27 +2,26 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
 keras = tf.keras
 
 
-def residual_20(api: Any, size: int, classes: int, width: float) -> Any:
+def residual_20(size: int, classes: int, width: float) -> keras.Model:
     """ResNet-20 of He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2, with its logits.
 
     Three stages of three blocks, with 16, 32 and 64 channels times `width`; shortcuts between stages are
     convolutions (the paper's option B).
     """
-    layers = api.layers
+    layers = keras.layers
 
-    def convolution(inputs: Any, channels: int, kernel: int, strides: int, activation: bool = True) -> Any:
+    def convolution(inputs: tf.Tensor, channels: int, kernel: int, strides: int, activation: bool = True) -> tf.Tensor:
         outputs = layers.Conv2D(channels, kernel, strides, padding="same", use_bias=False)(inputs)
         outputs = layers.BatchNormalization()(outputs)
         return layers.ReLU()(outputs) if activation else outputs
 
-    inputs = api.Input((size, size, 3))
+    inputs = keras.Input((size, size, 3))
     outputs = convolution(inputs, max(1, round(16 * width)), 3, 1)
     for stage in range(3):
         channels = max(1, round(16 * width)) << stage
@@ -34,16 +33,14 @@ def residual_20(api: Any, size: int, classes: int, width: float) -> Any:
                 outputs = convolution(outputs, channels, 1, strides, activation=False)
             outputs = layers.ReLU()(layers.Add()([outputs, branch]))
     outputs = layers.GlobalAveragePooling2D()(outputs)
-    return api.Model(inputs, layers.Dense(classes, name="predictions")(outputs), name="resnet20")
+    return keras.Model(inputs, layers.Dense(classes, name="predictions")(outputs), name="resnet20")
 
 
 #: Networks beside those of keras.applications.
 OWN = {"ResNet20": residual_20}
 
 
-def build(
-    name: str, *, size: int, classes: int, width: float = 1.0, weights: str | None = None, api: Any = keras
-) -> Any:
+def build(name: str, *, size: int, classes: int, width: float = 1.0, weights: str | None = None) -> keras.Model:
     """A network that gives logits.
 
     Args:
@@ -52,7 +49,6 @@ def build(
         classes: number of logits.
         width: channels over the network's usual ones; MobileNets' alpha, and `OWN` networks.
         weights: None to start at random; "imagenet" or a file, as keras.applications takes it.
-        api: tf.keras or tf_keras.
 
     Raises:
         ValueError: for a network that is not there, or that can't have this width or these weights.
@@ -60,9 +56,9 @@ def build(
     if name in OWN:
         if weights:
             raise ValueError(f"{name} has no weights {weights!r}: it starts at random")
-        model = OWN[name](api, size, classes, width)
+        model = OWN[name](size, classes, width)
     else:
-        builder = getattr(api.applications, name, None)
+        builder = getattr(keras.applications, name, None)
         if builder is None:
             raise ValueError(f"keras.applications has no {name!r}, and beside it there is {', '.join(OWN)}")
         narrower = {} if width == 1.0 else {"alpha": width}
@@ -78,7 +74,7 @@ def build(
             raise ValueError(f"{name} can't be built with width {width:g}: {error}") from None
     if weights is None:
         for layer in model.layers:
-            if isinstance(layer, api.layers.BatchNormalization):
+            if isinstance(layer, keras.layers.BatchNormalization):
                 # With the networks' own 0.99 to 0.999 the statistics have not arrived after a few hundred steps.
                 layer.momentum = min(layer.momentum, 0.9)
     return model

@@ -75,7 +75,7 @@ class Task:
 TASKS = {
     "speech": Task(japanese_vowels, "JapaneseVowels", "JapaneseVowels", Recipe(128, 1, 18, 40, 10, 5e-3, 0.5)),
     "watch": Task(
-        smartwatch, "Watch", "the smartwatch exercises, people not in training", Recipe(64, 1, 128, 10, 3, 5e-3, 0.5)
+        smartwatch, "Watch", "the smartwatch exercises, people not in training", Recipe(64, 1, 128, 8, 2, 5e-3, 0.5)
     ),
     "text": Task(python_topics, "", "Python's manual: the next character", Recipe(512, 2, 32, 3, 1, 2e-3, 0.1)),
 }
