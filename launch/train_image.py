@@ -200,7 +200,12 @@ def main(
     range_sync: Annotated[str, typer.Option(help="delayed, exact or off.")] = "delayed",
     seeds: Annotated[int, typer.Option(help="Number of runs, with seeds 0, 1, …")] = 1,
 ) -> None:
-    """Image classification on any engine, from float training to a verified int8 file."""
+    """Image classification, from float training to a verified int8 file.
+
+    On a folder of images, a data set of TensorFlow Datasets, or Fashion-MNIST; with any network of keras.applications
+    that dqat quantizes, or ResNet20. Runs on every engine: as one process, under horovodrun, on all GPUs of a host or
+    on several workers with tf.distribute (the templates in launch/ start it), on Slurm, Kubernetes and Ray.
+    """
     options = Options(
         network, width, size, batch, float_epochs, qat_epochs, rate, weights, range_sync=range_sync, out=out
     )
