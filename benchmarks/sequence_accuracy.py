@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import train_sequence
+from tensorflow.lite.python.convert import ConverterError
 from train_sequence import TASKS, Options
 
 import dqat
@@ -49,22 +50,27 @@ def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str
         "max_lsb": parity.max_lsb,
         "same_class": parity.same_class,
     }
-    chance = np.random.default_rng(seed).permutation(len(training[0]))[:CALIBRATION]
-    figures["post_training"] = post_training_score(
-        model, training[0][chance], f"{options.path}_{seed}", samples, labels, score
-    )
+    model.save(f"{options.path}_{seed}.keras")
+    chosen = np.random.default_rng(seed).permutation(len(training[0]))[:CALIBRATION]
+    logits = post_training_logits(f"{options.path}_{seed}", training[0][chosen], samples)
+    figures["post_training"] = logits if isinstance(logits, str) else score(logits, labels)
     return figures
 
 
-def post_training_score(model, calibration, path: str, samples, labels, score) -> float | str:
-    """Post-training quantization's figure, or what became of it."""
-    model.save(f"{path}.keras")
+def post_training_logits(path: str, calibration: np.ndarray, samples: np.ndarray) -> np.ndarray | str:
+    """What the post-training quantized file gives for the test samples, or what became of it.
+
+    Args:
+        path: of the saved float model, without suffix.
+        calibration: samples from which the converter takes the ranges.
+        samples: test samples.
+    """
     file = f"{path}_post_training.tflite"
     try:
         child_process.run(post_training.convert, f"{path}.keras", calibration, file, timeout=900.0)
-        return score(child_process.run(post_training.outputs, file, samples, timeout=1800.0), labels)
+        return child_process.run(post_training.outputs, file, samples, timeout=1800.0)
     except child_process.ChildDiedError as error:
         print(f"post-training quantization of {path}: {error}", flush=True)
         return "crashed"
-    except Exception as error:  # what the converter says stands in the row
+    except (ConverterError, RuntimeError, ValueError) as error:  # what the converter says stands in the row
         return f"refused: {str(error).strip().splitlines()[-1][:80]}"
