@@ -20,7 +20,10 @@ CALIBRATION = 200
 
 
 def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str, Any]:
-    """Trains with the recipe of launch/train_sequence.py and gives the figures of all contenders."""
+    """Trains with the recipe of launch/train_sequence.py and gives the figures of all contenders.
+
+    The float model is kept in `out`: a run that was interrupted goes on from there.
+    """
     task, _, cell = case.partition("/")
     chosen = TASKS[task]
     training, (samples, labels) = chosen.load(data / chosen.folder)
@@ -29,7 +32,12 @@ def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str
     score = train_sequence.bits if task == "text" else train_sequence.accuracy
 
     strategy = dqat.distribute.Strategy("none")
-    model = train_sequence.train_float(options, training, strategy, seed)
+    kept = pathlib.Path(f"{options.path}_{seed}.keras")
+    if kept.exists():
+        model = keras.models.load_model(kept, compile=False)
+    else:
+        model = train_sequence.train_float(options, training, strategy, seed)
+        model.save(kept)
     figures: dict[str, Any] = {"metric": metric, "float": score(train_sequence.logits_of(model, samples), labels)}
 
     # What fine-tuning gives by itself: the float model trained on, in the same way.
@@ -50,7 +58,6 @@ def run(case: str, seed: int, data: pathlib.Path, out: pathlib.Path) -> dict[str
         "max_lsb": parity.max_lsb,
         "same_class": parity.same_class,
     }
-    model.save(f"{options.path}_{seed}.keras")
     chosen = np.random.default_rng(seed).permutation(len(training[0]))[:CALIBRATION]
     logits = post_training_logits(f"{options.path}_{seed}", training[0][chosen], samples)
     figures["post_training"] = logits if isinstance(logits, str) else score(logits, labels)
