@@ -87,7 +87,8 @@ def main(
     cases = case or list(RUNNERS)
     if unknown := [name for name in cases if name not in RUNNERS]:
         raise typer.BadParameter(f"case must be among {', '.join(RUNNERS)}, got {', '.join(unknown)}")
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
     json_lines.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for name in cases:

@@ -70,8 +70,10 @@ def build(name: str, *, size: int, classes: int, width: float = 1.0, weights: st
                 classifier_activation=None,
                 **narrower,
             )
-        except TypeError as error:
-            raise ValueError(f"{name} can't be built with width {width:g}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} can't be built with size {size}, width {width:g}, weights {weights}: {error}"
+            ) from error
     if weights is None:
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
