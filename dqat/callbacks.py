@@ -11,6 +11,7 @@ from dqat.distribute.checkpoints import Checkpoints
 from dqat.keras_api import keras
 from dqat.model import QuantizedModel, require_quantized
 from dqat.quantizers import PER_REPLICA
+from dqat.range_watch import RangeWatch
 
 
 class RangeSchedule(keras.callbacks.Callback):
@@ -183,4 +184,4 @@ def _row(path: str, low: np.ndarray, high: np.ndarray, clipping: np.ndarray) -> 
     return ReplicaRow(path, spread / width if width else 0.0, int(outlier), rates)
 
 
-__all__ = ["Checkpoints", "RangeSchedule", "ReplicaRow", "ReplicaWatch"]
+__all__ = ["Checkpoints", "RangeSchedule", "RangeWatch", "ReplicaRow", "ReplicaWatch"]

@@ -94,6 +94,7 @@ def inspect(file: TflitePath, as_json: AsJson = False) -> None:
                 "operators": found.operators,
                 "float_islands": found.float_islands,
                 "metadata": found.metadata,
+                "told": found.told,
                 "subgraphs": [
                     {
                         "operators": [dataclasses.asdict(operator) for operator in graph.operators],
@@ -107,6 +108,7 @@ def inspect(file: TflitePath, as_json: AsJson = False) -> None:
         )
         return
     typer.echo(f"{found.path}: {found.size} bytes, of these {found.constant_bytes} of constants; {found.description}")
+    _metadata_table(found)
     for number, graph in enumerate(found.subgraphs):
         _table(
             f"Operators of subgraph {number}",
@@ -123,6 +125,34 @@ def inspect(file: TflitePath, as_json: AsJson = False) -> None:
         )
     islands = "; ".join(" ".join(island) for island in found.float_islands)
     typer.echo(f"float islands: {islands}" if islands else "integer only: no operator computes with floats")
+
+
+def _metadata_table(found: Any) -> None:
+    told = found.told
+    if not told:
+        return
+    training = told["training"]
+    start, freeze = training["observed"]
+    window = f"observed from step {start} " + ("on" if freeze is None else f"to {freeze}")
+    typer.echo(
+        f"model {told['model']!r}, written by dqat {told['dqat']} with TensorFlow {told['tensorflow']}; "
+        f"{training['steps']} quantization-aware steps, ranges {training['range_sync']}, {window}"
+    )
+    _table(
+        "Quantizers",
+        ["quantizer", "spec", "observer", "range", "scale", "zero point"],
+        [
+            (
+                path,
+                one["spec"],
+                one["observer"],
+                f"{one['min']:.4g} to {one['max']:.4g}",
+                f"{one['scale']:.9g}",
+                one["zero_point"],
+            )
+            for path, one in told["quantizers"].items()
+        ],
+    )
 
 
 def _tensor_row(tensor: Any) -> tuple:
@@ -176,6 +206,9 @@ def export(
     target: Annotated[
         str, typer.Option(help="Where it is to run: tflite, edgetpu, nnapi or microcontroller.")
     ] = "tflite",
+    io: Annotated[str, typer.Option(help="Type of inputs and outputs: int8 or float32.")] = "int8",
+    batch_size: Annotated[int, typer.Option(min=0, help="Samples a call; 0 for any number.")] = 1,
+    streaming: Annotated[bool, typer.Option("--streaming", help="One frame a call, for recurrent models.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained quantization-aware model as an integer-only TFLite file.
@@ -185,7 +218,9 @@ def export(
     with _errors_in_one_line():
         import dqat
 
-        report = dqat.export_tflite(_load(model), file, target=target)
+        report = dqat.export_tflite(
+            _load(model), file, target=target, io=io, batch_size=batch_size or None, streaming=streaming
+        )
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:
@@ -200,17 +235,38 @@ def export(
         raise typer.Exit(_NO)
 
 
-@app.command(epilog="Example: `dqat verify qat.keras model.tflite samples.npy --within-1-lsb 0.995`")
+@app.command(
+    epilog="Examples: `dqat verify qat.keras model.tflite samples.npy --within-1-lsb 0.995`, "
+    "`dqat verify qat.keras model.tflite samples.npy --labels labels.npy --html report.html`"
+)
 def verify(
     model: ModelPath,
     file: TflitePath,
-    data: Annotated[pathlib.Path, typer.Argument(help="Samples, float32 [samples, ...], as NumPy's .npy.")],
+    data: Annotated[pathlib.Path, typer.Argument(help="Samples [samples, ...] as .npy; several inputs as .npz.")],
+    labels: Annotated[pathlib.Path | None, typer.Option(help="Labels as .npy, for the task metric.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy or mse; by default what suits the labels.")] = None,
+    float_model: Annotated[
+        pathlib.Path | None, typer.Option("--float", help="The float model (.keras): its metric, size and latency.")
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="tensorflow, or litert where ai-edge-litert is installed.")
+    ] = "tensorflow",
+    kernels: Annotated[str, typer.Option(help="default, or builtin (without XNNPACK).")] = "default",
+    layer_samples: Annotated[int, typer.Option(min=0, help="Samples that are compared by layer.")] = 16,
     within_1_lsb: Annotated[
         float, typer.Option(min=0, max=1, help="Exit status 1 where a smaller share of the outputs agrees.")
     ] = 0.0,
+    html: Annotated[pathlib.Path | None, typer.Option(help="Write a report with plots here (one file).")] = None,
+    markdown: Annotated[pathlib.Path | None, typer.Option(help="Write a report in Markdown here.")] = None,
+    log: Annotated[
+        pathlib.Path | None, typer.Option(help="What callbacks.RangeWatch logged, for the report's plots.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a model's simulation with the exported file, in steps of the output's integers."""
+    """Compare a model's simulation with the exported file, by output and by layer, in steps of the integers.
+
+    Exit status 1 where --within-1-lsb is missed, or a layer parts.
+    """
     with _errors_in_one_line():
         import numpy as np
 
@@ -218,20 +274,78 @@ def verify(
         from dqat.export.inspection import inspect_tflite
 
         inspect_tflite(file)  # a damaged file is found before the model is loaded
-        report = dqat.verify(_load(model), file, np.load(data, allow_pickle=False))
-    names = ("equal", "within_1_lsb", "max_lsb", "same_class", "kernels")
-    if as_json:
-        layers = [dataclasses.asdict(layer) for layer in report.layers]
-        _print_json({**{name: getattr(report, name) for name in names}, "layers": layers})
-    else:
-        _table("Parity", ["", ""], [(name, getattr(report, name)) for name in names])
-        _table(
-            "By layer",
-            ["layer", "equal", "within 1 LSB", "largest difference"],
-            [(layer.name, f"{layer.equal:.4f}", f"{layer.within_1_lsb:.4f}", layer.max_lsb) for layer in report.layers],
+        loaded, floats = _load(model), None if float_model is None else _load(float_model)
+        samples = np.load(data, allow_pickle=False)
+        samples = dict(samples) if isinstance(samples, np.lib.npyio.NpzFile) else samples
+        report = dqat.verify(
+            loaded,
+            file,
+            samples,
+            labels=None if labels is None else np.load(labels, allow_pickle=False),
+            metric=metric,
+            float_model=floats,
+            kernels=kernels,
+            runtime=runtime,
+            layer_samples=layer_samples,
         )
-    if report.within_1_lsb < within_1_lsb:
+        if html is not None or markdown is not None:
+            from dqat.report import Report
+
+            written = Report.of(loaded, file, report, samples, float_model=floats, log=log)
+            for path, content in ((html, written.html), (markdown, written.markdown)):
+                if path is not None:
+                    path.write_text(content())
+    names = ("equal", "within_1_lsb", "max_lsb", "same_class", "metric", "figures", "kernels", "not_compared")
+    if as_json:
+        first = report.first_apart
+        _print_json(
+            {
+                **{name: getattr(report, name) for name in names},
+                "outputs": [dataclasses.asdict(output) for output in report.outputs],
+                "layers": [dataclasses.asdict(layer) for layer in report.layers],
+                "first_apart": None if first is None else first.name,
+            }
+        )
+    else:
+        _parity_tables(report, names)
+    if report.within_1_lsb < within_1_lsb or report.first_apart is not None:
         raise typer.Exit(_NO)
+
+
+def _parity_tables(report: Any, names: tuple[str, ...]) -> None:
+    _table(
+        "Parity", ["", ""], [(name, getattr(report, name)) for name in names if getattr(report, name) not in (None, {})]
+    )
+    _table(
+        "By output",
+        ["output", "equal", "within 1 LSB", "largest", "SNR, dB"],
+        [
+            (one.name, f"{one.equal:.4f}", f"{one.within_1_lsb:.4f}", one.max_lsb, f"{one.snr_db:.1f}")
+            for one in report.outputs
+        ],
+    )
+    if report.layers:
+        _table(
+            "By layer: all that has gathered on the way, and alone (with the file's inputs)",
+            ["quantizer", "equal", "within 1 LSB", "largest", "SNR, dB", "alone: equal", "within 1 LSB", "largest", ""],
+            [
+                (
+                    one.name,
+                    f"{one.equal:.4f}",
+                    f"{one.within_1_lsb:.4f}",
+                    one.max_lsb,
+                    f"{one.snr_db:.1f}",
+                    f"{one.own_equal:.4f}",
+                    f"{one.own_within_1_lsb:.4f}",
+                    one.own_max_lsb,
+                    " ".join((["PARTS"] if one.parts else []) + ([] if one.same_parameters else ["other scale"])),
+                )
+                for one in report.layers
+            ],
+        )
+    first = report.first_apart
+    if first is not None:
+        typer.echo(f"file and simulation part first at {first.name} (layers {', '.join(first.layers)})")
 
 
 def _load(path: pathlib.Path) -> Any:

@@ -46,7 +46,8 @@ def _checks() -> Iterator[Check]:
         ("tensorflow-addons", "its optimizers and recurrent cells"),
         ("tf-keras", "Keras 2 beside newer TensorFlow"),
         ("ai-edge-litert", "parity in the current LiteRT runtime"),
-        ("matplotlib", "the benchmarks' plots"),
+        ("matplotlib", "the plots of reports and benchmarks"),
+        ("jinja2", "reports (dqat verify --html)"),
     ):
         yield _installed(name, purpose)
 

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from dqat.parity import open_interpreter, to_codes
+from dqat.interpreter import open_interpreter, to_codes
 
 #: What `export_tflite(streaming=True)` calls a state that goes in, and the same state where it comes out.
 STATE, NEXT_STATE = "_state_", "_next_state_"

@@ -7,6 +7,8 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 from dqat.cli import app
+from dqat.export import checksum
+from dqat.export.flatbuffer import Flatbuffer
 from dqat.keras_api import keras
 
 
@@ -114,9 +116,45 @@ def test_a_saved_model_is_quantized_exported_and_verified_from_the_shell(
     verify = ("verify", tmp_path / "trained.keras", tmp_path / "model.tflite", tmp_path / "samples.npy")
     status, out, err = dqat_command(*verify, "--json", "--within-1-lsb", "0.99")
     assert status == 0, err
-    share = json.loads(out)["within_1_lsb"]
+    found = json.loads(out)
+    share = found["within_1_lsb"]
     assert share >= 0.99
+    assert found["first_apart"] is None and len(found["layers"]) == 5
     assert dqat_command(*verify, "--within-1-lsb", "1.0")[0] == (0 if share == 1.0 else 1)
+
+
+def test_verify_ends_with_1_and_names_the_layer_where_file_and_simulation_part(
+    trained, exported, speech, tmp_path, dqat_command
+):
+    trained.save(tmp_path / "trained.keras")
+    np.save(tmp_path / "samples.npy", speech[1][0][:20])
+    np.save(tmp_path / "labels.npy", speech[1][1][:20])
+    flatbuffer = Flatbuffer(exported.path.read_bytes())
+    inputs = flatbuffer.lstms()[1].inputs
+    inputs[2], inputs[3] = inputs[3], inputs[2]
+    (tmp_path / "swapped.tflite").write_bytes(checksum.seal(flatbuffer))
+    for file, status, words in (
+        (tmp_path / "swapped.tflite", 1, "part first at lstm_1/hidden"),
+        (exported.path, 0, ""),
+    ):
+        found, out, err = dqat_command(
+            "verify", tmp_path / "trained.keras", file, tmp_path / "samples.npy", "--labels", tmp_path / "labels.npy"
+        )
+        assert found == status, err
+        assert words in out and "accuracy" in out
+
+
+def test_inspect_shows_what_the_file_tells_of_its_training(exported, dqat_command):
+    _, out, _ = dqat_command("inspect", exported.path)
+    assert "36 quantization-aware steps" in out
+    _, out, _ = dqat_command("inspect", exported.path, "--json")
+    assert json.loads(out)["told"]["training"]["steps"] == 36
+
+
+def test_every_command_has_help_with_an_example(dqat_command):
+    for command in ("doctor", "inspect", "compare", "quantize", "export", "verify"):
+        status, out, _ = dqat_command(command, "--help")
+        assert status == 0 and "Example" in out
 
 
 def test_doctor_tries_what_it_reports(dqat_command):

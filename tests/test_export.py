@@ -1,7 +1,15 @@
+import os
+import random
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import compiled, speech_model
+from layer_table import ROWS
+from recurrent_models import FRAMES, FUSED, UNROLLED
 
 import dqat
 from dqat import native
@@ -110,6 +118,139 @@ def test_a_changed_scale_is_refused(trained, tmp_path, monkeypatch):
 def test_two_exports_are_the_same_bytes(trained, exported, tmp_path):
     again = dqat.export_tflite(trained, tmp_path / "again.tflite")
     assert again.path.read_bytes() == exported.path.read_bytes()
+
+
+#: Writes every model of a folder as a file beside it.
+EXPORT_ALL = """
+import pathlib, sys
+sys.path.insert(0, "tests")
+import recurrent_models  # registers a cell of its own
+import dqat
+from dqat.keras_api import keras
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
+    dqat.export_tflite(keras.models.load_model(path), pathlib.Path(sys.argv[2]) / f"{path.stem}.tflite")
+"""
+
+
+def test_two_processes_write_the_same_bytes_for_every_kind_of_model(trained, exported, speech, tmp_path, run_python):
+    models = {
+        "convolution": ROWS["Conv2D, BatchNormalization, ReLU"],
+        "shared": ROWS["shared layer"],
+        "steps": ROWS["SeparableConv2D"],
+        "concatenation": ROWS["Concatenate"],
+    }
+    for name, row in models.items():
+        model, samples = dqat.quantize_model(row.model()), row.samples(8)
+        model(samples if len(samples) > 1 else samples[0], training=True)
+        model.save(tmp_path / f"{name}.keras")
+    for name, build in (("gru", UNROLLED["gru"]), ("bidirectional", FUSED["bidirectional lstm, stacked"])):
+        model = dqat.quantize_model(build())
+        model(speech[0][0][:8, :FRAMES], training=True)
+        model.save(tmp_path / f"{name}.keras")
+    trained.save(tmp_path / "trained.keras")
+    for folder in ("one", "other"):
+        run_python("-c", EXPORT_ALL, str(tmp_path), str(tmp_path / folder))
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) == len(models) + 3
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes(), name
+    assert (tmp_path / "one" / "trained.tflite").read_bytes() == exported.path.read_bytes()
+
+
+#: A kill takes seconds, since TensorFlow must be imported first.
+KILLS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 4
+
+
+#: Exports a model to one path for ever, under the control of its standard streams.
+EXPORT_FOREVER = """
+import sys
+import dqat
+from dqat.keras_api import keras
+model = keras.models.load_model(sys.argv[1])
+print("ready", flush=True)
+while True:
+    dqat.export_tflite(model, sys.argv[2])
+"""
+
+
+def test_an_export_that_is_killed_leaves_the_old_file_or_the_whole_new_one(trained, exported, tmp_path):
+    """The new file has other contents than the old one, and kills come at any moment of several exports."""
+    trained.save(tmp_path / "model.keras")
+    path, old, new = tmp_path / "out" / "model.tflite", b"the old file", exported.path.read_bytes()
+    path.parent.mkdir()
+    moments, seen = random.Random(0), set()
+    for kill in range(KILLS):
+        path.write_bytes(old)
+        process = subprocess.Popen(
+            [sys.executable, "-c", EXPORT_FOREVER, tmp_path / "model.keras", path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        process.stdout.readline()
+        # The first export takes longest: half of the kills come in it, the others around the replacing.
+        deadline = time.monotonic() + 120
+        while kill % 2 and path.read_bytes() == old and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0.0, 0.5))
+        process.kill()
+        process.wait()
+        content = path.read_bytes()
+        assert content in (old, new)
+        seen.add(content)
+    assert seen == {old, new}
+
+
+def test_float_ends_are_the_same_model_behind_two_conversions(speech, trained, exported, tmp_path):
+    report = dqat.export_tflite(trained, tmp_path / "float.tflite", io="float32")
+    assert report.operators == ("QUANTIZE", *exported.operators, "DEQUANTIZE")
+    file = dqat.inspect_tflite(report.path)
+    assert file.float_islands == [["QUANTIZE"], ["DEQUANTIZE"]]
+    interpreter = tf.lite.Interpreter(str(report.path))
+    runner = interpreter.get_signature_runner("serving_default")
+    output = runner(speech=speech[1][0][:1])["speaker"]
+    assert output.dtype == np.float32
+    inside, ours = (dqat.verify(trained, path, speech[1][0][:40]) for path in (exported.path, report.path))
+    # TFLite's QUANTIZE rounds halves in other ways than fake-quant.
+    scale = exported.parameters["speaker/output"][0]
+    assert (np.abs(ours.integer - inside.integer) < 1.5 * scale).mean() >= 0.99
+    np.testing.assert_allclose(output[0], ours.integer[0], atol=1e-6)
+    assert ours.first_apart is None and len(ours.layers) == len(inside.layers)
+    with pytest.raises(ValueError, match="io must be one of int8, float32, got 'float16'"):
+        dqat.export_tflite(trained, report.path, io="float16")
+
+
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_a_file_takes_several_samples_a_call(tmp_path, batch_size):
+    row = ROWS["Conv2D, BatchNormalization, ReLU"]
+    model, samples = dqat.quantize_model(row.model()), row.samples(11)[0]
+    model(samples, training=True)
+    one = dqat.verify(model, dqat.export_tflite(model, tmp_path / "one.tflite").path, samples)
+    path = dqat.export_tflite(model, tmp_path / "several.tflite", batch_size=batch_size).path
+    assert dqat.inspect_tflite(path).subgraphs[0].tensors[0].shape[0] == (batch_size or -1)
+    np.testing.assert_array_equal(dqat.verify(model, path, samples).integer, one.integer)
+    interpreter = tf.lite.Interpreter(str(path))
+    if batch_size is None:
+        interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], [11, *samples.shape[1:]])
+        interpreter.allocate_tensors()
+        assert interpreter.get_output_details()[0]["shape"][0] == 11
+
+
+def test_recurrent_files_hold_the_states_of_one_sequence(trained, tmp_path):
+    with pytest.raises(
+        ValueError, match="batch_size must be 1 for a model with recurrent layers .lstm_0, lstm_1., got 4"
+    ):
+        dqat.export_tflite(trained, tmp_path / "model.tflite", batch_size=4)
+
+
+def test_the_file_tells_what_was_trained(trained, exported):
+    told = dqat.inspect_tflite(exported.path).told
+    assert told["dqat"] == dqat.build_info()["dqat"]
+    assert told["training"] == {"steps": 36, "range_sync": "delayed", "observed": [0, None]}
+    found = {path: (one["scale"], one["zero_point"]) for path, one in told["quantizers"].items()}
+    assert found == exported.parameters
+    flatbuffer = Flatbuffer(exported.path.read_bytes())
+    (pairs,) = told["quantizers"]["relu/output"]["tensors"].values()
+    assert flatbuffer.parameters(pairs[0][1]) == exported.parameters["relu/output"]
 
 
 STACKS = {

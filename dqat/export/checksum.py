@@ -29,3 +29,8 @@ def is_wrong(content: bytes) -> bool:
     digest = content[place + len(_MARK) : place + len(_PLACEHOLDER)]
     unsealed = content[:place] + _PLACEHOLDER + content[place + len(_PLACEHOLDER) :]
     return hashlib.sha256(unsealed).digest() != digest
+
+
+def is_there(content: bytes) -> bool:
+    """Whether the file carries a checksum."""
+    return _MARK in content

@@ -221,12 +221,68 @@ class Flatbuffer:
             entries.sort(key=lambda entry: entry.name)
             indices[:] = [entry.tensorIndex for entry in entries]
 
+    def _add_signature(self) -> None:
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+        signature.inputs, signature.outputs = (
+            [self._entry(index) for index in ends] for ends in (self.graph.inputs, self.graph.outputs)
+        )
+        self.model.signatureDefs = [signature]
+
+    def _entry(self, index: int) -> Any:
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = self.tensor(index).name, int(index)
+        return entry
+
     def name_signature(self, inputs: list[str], outputs: list[str]) -> None:
         """Gives the signature's entries, in their order, other names."""
+        if not self.model.signatureDefs:  # see `order_by_name`
+            self._add_signature()
         signature = self.model.signatureDefs[0]
         for entries, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
             for entry, name in zip(entries, names, strict=True):
                 entry.name = name.encode()
+
+    def add_float_ends(self) -> None:
+        """Puts a QUANTIZE operator behind each int8 input and a DEQUANTIZE operator before each int8 output."""
+        graph = self.graph
+        before = [self._conversion("QUANTIZE", graph.inputs, place) for place in self._int8(graph.inputs)]
+        after = [self._conversion("DEQUANTIZE", graph.outputs, place) for place in self._int8(graph.outputs)]
+        graph.operators = [*before, *graph.operators, *after]
+
+    def _int8(self, indices: Any) -> list[int]:
+        return [place for place, index in enumerate(indices) if self.tensor(index).type == schema.TensorType.INT8]
+
+    def _conversion(self, name: str, ends: Any, place: int) -> Any:
+        """An operator between an end of the graph and a new float tensor, which becomes that end."""
+        graph, old = self.graph, int(ends[place])
+        integers, floats = self.tensor(old), schema.TensorT()
+        floats.name, floats.shape, floats.shapeSignature = integers.name, integers.shape, integers.shapeSignature
+        floats.type, floats.hasRank = schema.TensorType.FLOAT32, integers.hasRank
+        floats.buffer = len(self.model.buffers)
+        self.model.buffers.append(schema.BufferT())
+        integers.name = integers.name + b"_int8"
+        new = len(graph.tensors)
+        graph.tensors.append(floats)
+        ends[place] = new
+        for signature in self.model.signatureDefs or []:
+            for entry in signature.inputs if name == "QUANTIZE" else signature.outputs:
+                entry.tensorIndex = new if entry.tensorIndex == old else entry.tensorIndex
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._opcode(name)
+        pair = (new, old) if name == "QUANTIZE" else (old, new)
+        operator.inputs, operator.outputs = (np.array([index], np.int32) for index in pair)
+        return operator
+
+    def _opcode(self, name: str) -> int:
+        number = getattr(schema.BuiltinOperator, name)
+        for index, code in enumerate(self.model.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+                return index
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, 2
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
 
     def shorten_names(self) -> None:
         """Numbers the tensors inside: in a long graph their names weigh more than anything else."""

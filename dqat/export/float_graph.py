@@ -1,4 +1,4 @@
-"""The graph that the TFLite converter reads: plain Keras layers, weights on their grids, batch size 1.
+"""The graph that the TFLite converter reads: plain Keras layers, weights on their grids.
 
 Activation ranges become TensorFlow fake-quant ops, which the converter carries over exactly. There are none
 inside an LSTM, which must stay the converter's own pattern to become the fused op: its state ranges go into
@@ -81,12 +81,13 @@ def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
     return functools.partial(layer.inference, point=_Points(quantizers))
 
 
-def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Model:
+def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: int | None = 1) -> keras.Model:
     """A float model that computes what `model` simulates, but for the states inside LSTMs.
 
     Args:
         model: trained.
         streaming: for one frame a call, with the states of unrolled cells as further inputs and outputs.
+        batch_size: samples a call; None for any number.
     """
     states = StreamStates() if streaming else None
     source = graph.read(model)
@@ -103,7 +104,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False) -> keras.Mod
         layer = call.layer
         kwargs.pop("training", None)
         if call.is_input:
-            shape = [1, *layer.input_shape[0][1:]]
+            shape = [batch_size, *layer.input_shape[0][1:]]
             if streaming and len(shape) > 2:
                 shape[1] = 1
             return 2 * (keras.Input(batch_input_shape=shape, dtype=layer.dtype, name=layer.name),)

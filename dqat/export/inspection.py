@@ -5,10 +5,11 @@ import pathlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from dqat.export import checksum
+from dqat.export import checksum, metadata
 from dqat.export.flatbuffer import Flatbuffer
 
 _IDENTIFIER = b"TFL3"  # at byte 4 of every TFLite file
@@ -59,10 +60,12 @@ class Operator:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Operators in order of execution, and tensors by index. The first subgraph is the model."""
+    """Operators in order of execution, tensors by index, and indices of the ends. The first subgraph is the model."""
 
     operators: tuple[Operator, ...]
     tensors: tuple[Tensor, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
     def is_float(self, operator: Operator) -> bool:
         """Whether an operator computes with floats; conversions to and from integers do too."""
@@ -91,6 +94,7 @@ class TfliteFile:
         description: what the converter wrote there.
         subgraphs: the model first, then what its control flow calls.
         metadata: names and sizes in bytes of the file's metadata.
+        told: what dqat wrote of the model (see `dqat.export.metadata`); empty in other tools' files.
     """
 
     path: pathlib.Path
@@ -98,6 +102,7 @@ class TfliteFile:
     description: str
     subgraphs: tuple[Subgraph, ...]
     metadata: dict[str, int]
+    told: dict[str, Any]
 
     @property
     def operators(self) -> Counter:
@@ -140,19 +145,19 @@ def describe(content: bytes, path: pathlib.Path) -> TfliteFile:
     if checksum.is_wrong(content):
         raise TfliteFileError(f"{path} is damaged: its contents do not have the checksum that dqat wrote into it")
     try:
-        description, subgraphs, metadata = _parse(content)
+        description, subgraphs, sizes, told = _parse(content)
     except Exception as error:
         # The schema's classes read wherever the file points them, within its bounds: what they stumble over
         # can be of any type, and the file is what is wrong.
         raise TfliteFileError(f"{path} is damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
-    return TfliteFile(path, len(content), description, subgraphs, metadata)
+    return TfliteFile(path, len(content), description, subgraphs, sizes, told)
 
 
-def _parse(content: bytes) -> tuple[str, tuple[Subgraph, ...], dict[str, int]]:
+def _parse(content: bytes) -> tuple[str, tuple[Subgraph, ...], dict[str, int], dict[str, Any]]:
     flatbuffer = Flatbuffer(content)
-    metadata = {name: len(value) for name, value in flatbuffer.metadata().items()}
+    sizes = {name: len(value) for name, value in flatbuffer.metadata().items()}
     subgraphs = tuple(_subgraph(flatbuffer, graph) for graph in flatbuffer.model.subgraphs)
-    return (flatbuffer.model.description or b"").decode(), subgraphs, metadata
+    return (flatbuffer.model.description or b"").decode(), subgraphs, sizes, metadata.read(flatbuffer)
 
 
 def _bytes(data: np.ndarray | None) -> bytes:
@@ -187,7 +192,8 @@ def _subgraph(flatbuffer, graph) -> Subgraph:
     for index in used:
         if not -1 <= index < len(tensors):
             raise ValueError(f"an operator refers to tensor {index} of {len(tensors)}")
-    return Subgraph(operators, tuple(tensors))
+    ends = (tuple(int(index) for index in _list(side)) for side in (graph.inputs, graph.outputs))
+    return Subgraph(operators, tuple(tensors), *ends)
 
 
 def _list(values) -> list:

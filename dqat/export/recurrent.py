@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqat import integer
+from dqat.export import points
 from dqat.export.quantizer import ExportError
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
@@ -27,7 +28,12 @@ def fake_quant(x: tf.Tensor, quantizer: Quantizer, factor: float = 1.0) -> tf.Te
     """TensorFlow's own fake-quant, with `factor` times the quantizer's present range as a constant."""
     spec, (low, high) = quantizer.spec, _bounds(quantizer)
     return tf.quantization.fake_quant_with_min_max_args(
-        x, factor * low, factor * high, num_bits=spec.num_bits, narrow_range=spec.narrow_range
+        x,
+        factor * low,
+        factor * high,
+        num_bits=spec.num_bits,
+        narrow_range=spec.narrow_range,
+        name=points.name_of(quantizer.path),
     )
 
 

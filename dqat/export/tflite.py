@@ -1,8 +1,10 @@
 """`export_tflite`: trained ranges into an integer-only file, and proof that they arrived."""
 
+import dataclasses
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +12,16 @@ import tensorflow as tf
 from tensorflow.lite.python.optimize import calibrator
 
 from dqat import integer
-from dqat.export import checksum
+from dqat.export import checksum, metadata
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
+from dqat.export.points import Point, points_of
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.keras_api import keras
-from dqat.layers import QuantizedLayer, QuantizedLSTM, QuantizeWrapper
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN, QuantizeWrapper
 from dqat.model import float32_model, named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
@@ -26,6 +29,8 @@ from dqat.quantizers import Quantizer
 _SCALE_TOLERANCE = 1e-6
 #: Operators with int8 kernels that the converter's quantizer doesn't know of.
 _KNOW_INT8 = ("ELU", "GELU")
+#: Types of a file's inputs and outputs.
+IO = ("int8", "float32")
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,21 @@ class ExportReport:
 
 
 def export_tflite(
-    model: keras.Model, path: str | os.PathLike, *, target: str = "tflite", streaming: bool = False
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    target: str = "tflite",
+    streaming: bool = False,
+    io: str = "int8",
+    batch_size: int | None = 1,
 ) -> ExportReport:
-    """Writes a trained quantization-aware model as an integer-only TFLite file, batch size 1.
+    """Writes a trained quantization-aware model as an integer-only TFLite file.
 
-    Inputs and outputs are int8. LSTMs become UNIDIRECTIONAL_SEQUENCE_LSTM with an int16 cell state. The file
-    is checked before it is written (no float tensor, scales and weights those that were trained) and appears
-    under `path` whole or not at all.
+    The same model gives the same bytes. The file has a signature "serving_default" with the names of the model's
+    inputs and outputs, and metadata (`dqat.export.metadata`): scales, what was trained, versions. LSTMs become
+    UNIDIRECTIONAL_SEQUENCE_LSTM with an int16 cell state. The file is checked before it is written (no float tensor
+    but those that `io` asks for, scales and weights those that were trained) and appears under `path` whole or not
+    at all.
 
     Args:
         model: what `quantize_model` returned, trained for at least one step.
@@ -66,30 +79,39 @@ def export_tflite(
             its outputs are those of the whole-sequence file. Each LSTM operator keeps its states in variables, which
             the interpreter resets; other cells take their states as int8 inputs and give them as outputs.
             `dqat.streaming.Stream` runs it.
+        io: type of inputs and outputs: "int8", or "float32", with a QUANTIZE operator behind each input and a
+            DEQUANTIZE operator before each output; all between them is the same.
+        batch_size: samples a call, or None for any number, which the interpreter is told by `resize_tensor_input`.
+            Recurrent layers have 1.
 
     Returns:
         An `ExportReport`.
 
     Raises:
         TypeError: for a model that is not quantized.
-        ValueError: for another target, or quantizers without a range; names them.
+        ValueError: for another target, type or batch size, or quantizers without a range; names them.
         ExportError: where the converted file is not what was trained, or for other bits than TFLite's kernels run.
     """
     require_quantized(model)
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     _require_int8(model)
+    if io not in IO:
+        raise ValueError(f"io must be one of {', '.join(IO)}, got {io!r}")
     _require_ranges(model)
     model = float32_model(model)
     require_batch_first(model)
+    _require_batch_size(model, batch_size)
     if not streaming:
         require_no_masks(model)
-    floats = inference_graph(model, streaming)
+    floats = inference_graph(model, streaming, batch_size)
     flatbuffer = Flatbuffer(_to_integers(model, _convert(floats)))
     flatbuffer.order_by_name()
-    if streaming:
-        flatbuffer.name_signature(floats.input_names, floats.output_names)
+    flatbuffer.name_signature(floats.input_names, floats.output_names)
     parameters = _settle(model, flatbuffer)
+    if io == "float32":
+        flatbuffer.add_float_ends()
+    metadata.complete(flatbuffer, model, parameters, io=io, streaming=streaming)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     fallen = fallbacks(describe(content, path), target)
     _write_atomically(path, content)
@@ -119,6 +141,17 @@ def _require_ranges(model: keras.Model) -> None:
         raise ValueError(
             f"no range recorded yet for {', '.join(missing)}: train the quantized model for at least one step "
             "(model.fit, or a call with training=True) before exporting it"
+        )
+
+
+def _require_batch_size(model: keras.Model, batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None for any, got {batch_size}")
+    recurrent = [layer.name for layer in model.layers if isinstance(layer, (QuantizedRNN, QuantizedBidirectional))]
+    if batch_size != 1 and recurrent:
+        raise ValueError(
+            f"batch_size must be 1 for a model with recurrent layers ({', '.join(recurrent)}), got {batch_size}: "
+            "their states in the file are those of one sequence"
         )
 
 
@@ -203,14 +236,30 @@ def _to_integers(model: keras.Model, content: bytes) -> bytes:
                 flatbuffer.set_range(index, *_nudged(quantizer))
     flatbuffer.pass_ranges_on()
     is_long = any(is_unrolled(layer) for layer in model.layers)
+    points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model))))
     quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
+    carriers = {tensor.name.decode(): tensor for tensor in quantized.graph.tensors}
     if is_long:
         quantized.shorten_names()
     quantized.close_islands(_KNOW_INT8)
     quantized.drop_float_intermediates()
     quantized.share_buffers()
     quantized.drop_unused_buffers()
+    metadata.add_points(quantized, _located(model, quantized, points, carriers))
     return quantized.to_bytes()
+
+
+def _located(
+    model: keras.Model, quantized: Flatbuffer, points: list[Point], carriers: dict[str, object]
+) -> Iterator[Point]:
+    """The points with the indices of their tensors; those that the quantizer merged with others are left out."""
+    places = {id(tensor): index for index, tensor in enumerate(quantized.graph.tensors)}
+    quantizers = dict(named_quantizers(model))
+    for point in points:
+        index = places.get(id(carriers.get(point.tensor)))
+        expected = _expected(quantizers[point.path])
+        if index is not None and _is_near(quantized.parameters(index), *expected):
+            yield dataclasses.replace(point, tensor=index)
 
 
 def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float, int]]:
@@ -239,7 +288,10 @@ def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float
         near = [index for index in known or computed if _is_near(flatbuffer.parameters(index), scale, zero_point)]
         if len(near) < len(known or [None]):
             raise ExportError(f"the file lacks the trained scale {scale} and zero point {zero_point} of {path}")
-        for index in near:
+        # What only moves the values behind an LSTM has its scale too.
+        for index in (
+            near if known is None else (i for i in computed if _is_near(flatbuffer.parameters(i), scale, zero_point))
+        ):
             flatbuffer.set_scale(index, scale)
     return parameters
 

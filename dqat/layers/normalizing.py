@@ -23,10 +23,10 @@ def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
     """
     channels, shape = x.shape[-1], x.shape.as_list()
     factor, shift = (np.broadcast_to(np.float32(part).reshape(-1), [channels]) for part in (factor, shift))
-    x = x if len(shape) == 4 else tf.reshape(x, [1, -1, 1, channels])
+    x = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, channels] if shape[0] is None else [1, -1, 1, channels])
     x = tf.nn.depthwise_conv2d(x, factor.reshape(1, 1, channels, 1), [1, 1, 1, 1], "VALID")
     x = tf.nn.bias_add(x, shift)
-    return x if len(shape) == 4 else tf.reshape(x, shape)
+    return x if len(shape) == 4 else tf.reshape(x, [-1 if size is None else size for size in shape])
 
 
 def is_affine(layer: keras.layers.Layer) -> bool:

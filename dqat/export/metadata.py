@@ -1,0 +1,85 @@
+"""What a file tells of itself, beside its checksum: versions, what was trained, and which tensor is whose.
+
+Interpreters ignore it. It is JSON under the name `dqat.model`:
+
+- "dqat", "tensorflow": versions; "model": its name; "io", "streaming": as `export_tflite` was told.
+- "training": "steps", training steps of the quantization-aware model; "range_sync"; "observed", the first step whose
+  values entered the ranges and the first one that did not any more, null for none.
+- "quantizers": by path "layer/role" its "spec", "observer", "scale", "zero_point", "min" and "max" (float32 values of
+  the lowest and the highest level), and "tensors": by scope (see `dqat.export.points`) pairs of number and index.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dqat import native
+from dqat.export.flatbuffer import Flatbuffer
+from dqat.export.points import Point
+from dqat.keras_api import keras
+from dqat.model import named_quantizers
+
+NAME = "dqat.model"
+
+
+def add_points(flatbuffer: Flatbuffer, points: Iterable[Point]) -> None:
+    """Writes the points of a file, with the indices of their tensors."""
+    tensors: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for point in points:
+        tensors.setdefault(point.path, {}).setdefault(point.scope, []).append((point.number, point.tensor))
+    _write(flatbuffer, {"tensors": tensors})
+
+
+def complete(
+    flatbuffer: Flatbuffer, model: keras.Model, parameters: dict[str, tuple[float, int]], **options: Any
+) -> None:
+    """Writes everything else beside the points that are there.
+
+    Args:
+        flatbuffer: with points.
+        model: that was exported.
+        parameters: (scale, zero point) by quantizer.
+        **options: of the export.
+    """
+    tensors = read(flatbuffer)["tensors"]
+    start, freeze = model.range_sync.schedule.window
+    quantizers = {}
+    for path, quantizer in named_quantizers(model):
+        scale, zero_point = parameters[path]
+        spec = quantizer.spec
+        lowest = -(2 ** (spec.num_bits - 1)) + spec.narrow_range
+        ends = (lowest, 2 ** (spec.num_bits - 1) - 1)
+        low, high = (float(np.float32(scale) * np.float32(end - zero_point)) for end in ends)
+        quantizers[path] = {
+            "spec": str(spec),
+            "observer": type(quantizer.observer).__name__,
+            "scale": scale,
+            "zero_point": zero_point,
+            "min": low,
+            "max": high,
+            "tensors": tensors.get(path, {}),
+        }
+    training = {
+        "steps": model.range_sync.schedule.steps,
+        "range_sync": model.range_sync.mode,
+        "observed": [start, freeze],
+    }
+    versions = {"dqat": native.module.build_info()["dqat"], "tensorflow": tf.__version__}
+    _write(flatbuffer, {**versions, "model": model.name, **options, "training": training, "quantizers": quantizers})
+
+
+def read(flatbuffer: Flatbuffer) -> dict[str, Any]:
+    """What a file tells; empty where it tells nothing.
+
+    Raises:
+        ValueError: where it is no JSON.
+    """
+    content = flatbuffer.metadata().get(NAME)
+    return {} if content is None else json.loads(content)
+
+
+def _write(flatbuffer: Flatbuffer, content: dict[str, Any]) -> None:
+    flatbuffer.set_metadata(NAME, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
