@@ -69,6 +69,11 @@ class QuantizedBidirectional(QuantizedLayer):
             self.output_quantizer.build([None, 1])
         super().build(input_shape)
 
+    def connect_input(self, quantizer: Quantizer | None) -> None:
+        """Tells which quantizer the input comes from."""
+        for direction in self.directions().values():
+            direction.connect_input(quantizer)
+
     def directions(self) -> dict[str, QuantizedRNN]:
         """Both, by name."""
         return {"forward": self.forward, "backward": self.backward}

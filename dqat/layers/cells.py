@@ -88,6 +88,9 @@ class _Prefixed:
     def point(self, name: str, value: tf.Tensor, **options: Any) -> tf.Tensor:
         return self._run.point(self._prefix + name, value, **options)
 
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run.levels(self._prefix + name)
+
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         return hidden
 
@@ -111,6 +114,15 @@ class StackedForm(CellForm):
     def biases(self):
         """Those of all cells."""
         return self._all(lambda form: form.biases())
+
+    def bias_products(self):
+        """Those of all cells; of the input's products, the first cell's."""
+        return {
+            prefix + role: (prefix + matrix, None if source is None else prefix + source)
+            for prefix, form in self._forms
+            for role, (matrix, source) in form.bias_products().items()
+            if source is not None or prefix == self._forms[0][0]
+        }
 
     def project(self, x, run):
         """The first cell's."""
