@@ -104,9 +104,12 @@ class QuantizedBidirectional(QuantizedLayer):
             for role, value in method(direction).items()
         }
 
-    def call(self, inputs: Any, mask: Any = None, training: Any = None) -> Any:
+    def call(
+        self, inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, constants: None = None
+    ) -> Any:
         """Runs both directions; arguments as `QuantizedRNN.call`, half of the states for each direction."""
         x, *states = tf.nest.flatten(inputs)
+        states = states or tf.nest.flatten([] if initial_state is None else initial_state)
         half = len(states) // 2
         forward = self.forward([x, *states[:half]], mask=mask, training=training)
         backward = self.backward([x, *states[half:]], mask=mask, training=training)

@@ -101,8 +101,6 @@ class StackedForm(CellForm):
     def __init__(self, cell: keras.layers.Layer) -> None:
         super().__init__(cell)
         self._forms = [(f"cell{index}_", form_of(inner)) for index, inner in enumerate(cell.cells)]
-        if getattr(cell, "reverse_state_order", False):
-            raise ValueError("reverse_state_order of StackedRNNCells must be False")
 
     def _all(self, method: Callable[[CellForm], dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         return {prefix + role: value for prefix, form in self._forms for role, value in method(form).items()}

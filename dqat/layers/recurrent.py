@@ -35,6 +35,11 @@ class Point(NamedTuple):
     in_loop: bool
 
 
+def _saturated(value: tf.Tensor, limit: float) -> tf.Tensor:
+    # int8 has a level less on the upper side: with it too the range would have no exact zero.
+    return tf.clip_by_value(value, -limit, limit * 127.0 / 128.0)
+
+
 def _levels(quantizer: Quantizer) -> tuple[tf.Tensor, tf.Tensor]:
     low, high = quantizer.range()
     known = low <= high
@@ -98,7 +103,7 @@ class _Sequence:
         self.weights, self._layer, self._mask, self._training = weights, layer, mask, training
 
     def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
-        value = value if limit is None else tf.clip_by_value(value, -limit, limit)
+        value = value if limit is None else _saturated(value, limit)
         quantizer = self._layer.points[name]
         if self._mask is None or self._training is None or self._training is False:
             return quantizer(value, training=self._training)
@@ -129,7 +134,7 @@ class _Timestep:
 
     def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
         quantizer = self._points[name]
-        value = value if limit is None else tf.clip_by_value(value, -limit, limit)
+        value = value if limit is None else _saturated(value, limit)
         if self.mask is not None and not quantizer.observer.needs_counts:
             value = tf.where(self.mask, value, 0.0)  # every range holds 0, so this records nothing
         quantized, record = quantizer.quantize_and_track(value, self.in_use[name], repeats=self.repeats)

@@ -21,8 +21,9 @@ def _require_form(layer: layers.Layer, recurrent: layers.RNN, context: Context) 
         raise refuse(layer, str(error), "Change the layer or train it in float") from error
     if getattr(recurrent, "zero_output_for_mask", False):
         raise refuse(layer, "zero_output_for_mask=True is not simulated", "Masked steps repeat the last output: use it")
-    if any(call.kwargs.get("constants") is not None for call in context.calls):
-        raise refuse(layer, "it is called with constants", "Concatenate them with each timestep's input")
+    # A copy of a layer forgets this option.
+    if any(getattr(getattr(call.layer, "cell", None), "reverse_state_order", False) for call in context.calls):
+        raise refuse(layer, "reverse_state_order of StackedRNNCells must be False", "Reverse the states yourself")
     cells = getattr(recurrent.cell, "cells", ())
     if any(getattr(cell, name, 0.0) for cell in cells for name in ("dropout", "recurrent_dropout")):
         raise refuse(
