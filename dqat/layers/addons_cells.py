@@ -69,8 +69,9 @@ def _rsqrt(run: Numerics, name: str, source: str, x: tf.Tensor) -> tf.Tensor:
     smooth = run.point(name, tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0))
     (scale, _), (output_scale, highest) = run.levels(source), run.levels(name)
     known = (scale > 0.0) & (output_scale > 0.0)
-    exact = int8_rsqrt(x, tf.where(known, scale, 1.0), tf.where(known, output_scale, 1.0), highest)
-    return smooth + tf.stop_gradient(tf.where(known, exact - smooth, 0.0))
+    exact = int8_rsqrt(tf.cast(x, tf.float32), tf.where(known, scale, 1.0), tf.where(known, output_scale, 1.0), highest)
+    exact = tf.cast(exact, smooth.dtype)
+    return smooth + tf.stop_gradient(tf.where(known, exact - smooth, tf.zeros_like(smooth)))
 
 
 def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str, tf.Tensor]:

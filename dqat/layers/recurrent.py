@@ -445,8 +445,9 @@ def _scale(range_: Range, spec: QuantizerSpec) -> tf.Tensor:
 def _on_grid(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
     """The bias in whole steps, with the gradient of the bias; as it is, where the step is not known yet."""
     known = tf.math.is_finite(step) & (step > 0.0)
-    rounded = tf.round(bias / tf.where(known, step, 1.0)) * step
-    return bias + tf.stop_gradient(tf.where(known, rounded - bias, 0.0))
+    exact = tf.cast(bias, tf.float32)  # from mixed precision
+    rounded = tf.round(exact / tf.where(known, step, 1.0)) * step
+    return bias + tf.cast(tf.stop_gradient(tf.where(known, rounded - exact, 0.0)), bias.dtype)
 
 
 def _is_list_of_shapes(shape: Any) -> bool:
