@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dqat.quantize import quantize_apply, quantize_model
     from dqat.quantizer_factories import QuantizerFactory
     from dqat.rules import UnsupportedLayerError
+    from dqat.simulation import simulate
     from dqat.specs import QuantizerSpec, Scheme
 
 # Loaded at first use: TensorFlow takes seconds to import, and `dqat.integer` works without it.
@@ -48,6 +49,7 @@ _NAMES = {
     "quantize_model": "quantize",
     "quantize_scope": "annotate",
     "ranges": "model",
+    "simulate": "simulation",
     "verify": "parity",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "quantizers",
     "ranges",
     "remove_input_range",
+    "simulate",
     "streaming",
     "verify",
 ]

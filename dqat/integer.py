@@ -89,8 +89,9 @@ def fully_connected(
     output_zero_point: int,
     lowest: int = -128,
     highest: int = 127,
+    optimized: bool = False,
 ) -> np.ndarray:
-    """TFLite's int8 FULLY_CONNECTED, its reference kernel.
+    """TFLite's int8 FULLY_CONNECTED, its reference kernel or its optimized one, to the bit.
 
     Args:
         input: int8 [batch, inputs].
@@ -103,6 +104,7 @@ def fully_connected(
         output_zero_point: of the output.
         lowest: least output, -128, or more with a fused activation.
         highest: greatest output, 127, or less with a fused activation.
+        optimized: as the builtin kernel that runs by default, which breaks ties upwards, the reference away from zero.
 
     Returns:
         int8 [batch, outputs].
@@ -122,6 +124,7 @@ def fully_connected(
         output_zero_point=output_zero_point,
         lowest=lowest,
         highest=highest,
+        ties_upwards=optimized,
     )
 
 
@@ -218,3 +221,119 @@ def lstm(
         cell_scale=cell_scale,
         cell_clip=cell_clip,
     )
+
+
+#: Scale and zero point by quantization point, as `dqat.export_tflite` reports them.
+Grids = dict[str, tuple[float, int]]
+
+
+def simple_rnn(
+    input: np.ndarray,
+    kernel: np.ndarray,
+    recurrent_kernel: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    kernel_scale: float,
+    recurrent_kernel_scale: float,
+    grids: Grids,
+    activation: str = "tanh",
+    hidden: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A SimpleRNN as it is exported, a chain of int8 operators: TFLite's builtin kernels to the bit.
+
+    Args:
+        input: int8 [batch, time, inputs].
+        kernel: int8 [units, inputs], symmetric.
+        recurrent_kernel: int8 [units, units], symmetric.
+        bias: int32 [units] at scale input scale * kernel_scale, or None.
+        kernel_scale: positive.
+        recurrent_kernel_scale: positive.
+        grids: of "input", "input_product", "recurrent_product", "hidden", and, for tanh and sigmoid, "hidden_sum".
+        activation: "tanh", "sigmoid", "relu" or "linear".
+        hidden: int8 [batch, units], before the first timestep; None for zeros (the zero point).
+
+    Returns:
+        The output, int8 [batch, time, units], and the last hidden state.
+
+    Raises:
+        ValueError: for shapes or scales that don't fit, a missing point, or another activation.
+        TypeError: for other dtypes.
+    """
+    return native.module.simple_rnn(
+        input,
+        kernel,
+        recurrent_kernel,
+        bias,
+        _initial(hidden, input, recurrent_kernel, grids),
+        kernel_scale=kernel_scale,
+        recurrent_scale=recurrent_kernel_scale,
+        grids=grids,
+        activation=activation,
+    )
+
+
+def gru(
+    input: np.ndarray,
+    kernel: np.ndarray,
+    recurrent_kernel: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    kernel_scale: float,
+    recurrent_kernel_scale: float,
+    grids: Grids,
+    recurrent_bias: np.ndarray | None = None,
+    candidate_kernel: np.ndarray | None = None,
+    candidate_kernel_scale: float = 1.0,
+    activation: str = "tanh",
+    hidden: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A GRU as it is exported, a chain of int8 operators: TFLite's builtin kernels to the bit.
+
+    Gates are in Keras' order: update, reset, candidate.
+
+    Args:
+        input: int8 [batch, time, inputs].
+        kernel: int8 [3 * units, inputs], symmetric.
+        recurrent_kernel: int8 [3 * units, units], symmetric; [2 * units, units] with `candidate_kernel`.
+        bias: int32 [3 * units] at scale input scale * kernel_scale, or None.
+        kernel_scale: positive.
+        recurrent_kernel_scale: positive.
+        grids: of "input", "input_product", "recurrent_product", "gates_sum", "gates", "candidate", "kept",
+            "openness", "new", "hidden"; for tanh and sigmoid "candidate_sum"; "reset_product", or, with
+            `candidate_kernel`, "reset_hidden" and "candidate_product".
+        recurrent_bias: int32 [3 * units] at scale hidden scale * recurrent_kernel_scale, or None.
+        candidate_kernel: int8 [units, units], where the reset gate comes before the recurrent product
+            (`reset_after=False`); None where it comes after.
+        candidate_kernel_scale: positive.
+        activation: of the candidate: "tanh", "sigmoid", "relu" or "linear".
+        hidden: int8 [batch, units], before the first timestep; None for zeros (the zero point).
+
+    Returns:
+        The output, int8 [batch, time, units], and the last hidden state.
+
+    Raises:
+        ValueError: for shapes or scales that don't fit, a missing point, or another activation.
+        TypeError: for other dtypes.
+    """
+    return native.module.gru(
+        input,
+        kernel,
+        recurrent_kernel,
+        candidate_kernel,
+        bias,
+        recurrent_bias,
+        _initial(hidden, input, recurrent_kernel, grids),
+        kernel_scale=kernel_scale,
+        recurrent_scale=recurrent_kernel_scale,
+        candidate_scale=candidate_kernel_scale,
+        grids=grids,
+        activation=activation,
+    )
+
+
+def _initial(hidden: np.ndarray | None, input: np.ndarray, recurrent_kernel: np.ndarray, grids: Grids) -> np.ndarray:
+    if hidden is not None:
+        return hidden
+    if "hidden" not in grids:
+        raise ValueError("grids must have the point 'hidden'")
+    return np.full((np.shape(input)[0], np.shape(recurrent_kernel)[-1]), grids["hidden"][1], np.int8)

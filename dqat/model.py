@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from dqat import serving
+from dqat import graph, serving
 from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
-from dqat.layers import QuantizedLayer
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN
 from dqat.layers.wrapper import one_pass
 from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
@@ -76,6 +76,8 @@ class QuantizedModel(keras.Model):
         for layer in self.layers:
             if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
                 layer.connect(self.get_layer(layer.norm_name))
+        for layer, quantizers in _input_quantizers(self).items():
+            layer.connect_input(quantizers.pop() if len(quantizers) == 1 else None)
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
@@ -116,6 +118,23 @@ class QuantizedModel(keras.Model):
         model = super().from_config(config, custom_objects)
         model._connect(range_sync)
         return model
+
+
+def _input_quantizers(model: keras.Model) -> dict[keras.layers.Layer, set[Quantizer | None]]:
+    """What quantizes the inputs of each recurrent layer."""
+    found: dict[keras.layers.Layer, set[Quantizer | None]] = {}
+    calls = graph.read(model).calls
+    makers = {result: call for call in calls for result in call.results}
+    for call in calls:
+        if not isinstance(call.layer, (QuantizedRNN, QuantizedBidirectional)):
+            continue
+        maker, quantizer = makers[call.inputs[0]], None
+        while quantizer is None and maker.inputs:  # through layers that pass values on
+            layer = maker.layer
+            quantizer = layer if isinstance(layer, Quantizer) else getattr(layer, "output_quantizer", None)
+            maker = makers[maker.inputs[0]]
+        found.setdefault(call.layer, set()).add(quantizer)
+    return found
 
 
 def named_quantizers(model: keras.Model) -> Iterator[tuple[str, Quantizer]]:

@@ -10,7 +10,7 @@ from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
-from dqat.rules import Relations, apply_rule, as_layer, with_one_operator
+from dqat.rules import Relations, apply_rule, as_layer, tell_what_has_no_file, with_one_operator
 from dqat.specs import Scheme
 
 #: Layers that read indices, which stay as they are.
@@ -192,4 +192,5 @@ def _quantized(
             copies[id(layer)].set_weights(layer.get_weights())
             if isinstance(layer, keras.layers.Normalization):
                 copies[id(layer)].finalize_state()
+    tell_what_has_no_file(quantized)
     return quantized

@@ -46,14 +46,15 @@ WINDOW = 100
 TEST_PEOPLE = (8, 9, 10)
 
 
-def smartwatch(folder: pathlib.Path) -> tuple[Samples, Samples]:
+def smartwatch(folder: pathlib.Path, window: int = WINDOW) -> tuple[Samples, Samples]:
     """The shoulder exercises of Burns et al. (2018), seen by a smartwatch; nobody is in both sets.
 
     Args:
         folder: holds seglearn's watch_dataset.npy, a pickle: take it from the package alone.
+        window: timesteps of a sample, at 50 Hz.
 
     Returns:
-        Training and test set: float32 [windows, 100, 6] acceleration and rotation, standardised with the training
+        Training and test set: float32 [windows, window, 6] acceleration and rotation, standardised with the training
         set's mean and deviation, in windows at half overlap; and int32 exercises 0 to 6.
     """
     path = folder / "watch_dataset.npy"
@@ -62,8 +63,8 @@ def smartwatch(folder: pathlib.Path) -> tuple[Samples, Samples]:
     found = np.load(path, allow_pickle=True).item()
     windows, exercises, people = [], [], []
     for series, exercise, person in zip(found["X"], found["y"], found["subject"], strict=True):
-        for begin in range(0, len(series) - WINDOW + 1, WINDOW // 2):
-            windows.append(series[begin : begin + WINDOW])
+        for begin in range(0, len(series) - window + 1, window // 2):
+            windows.append(series[begin : begin + window])
             exercises.append(exercise)
             people.append(person)
     x, y = np.array(windows, np.float32), np.array(exercises, np.int32)

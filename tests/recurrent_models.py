@@ -121,7 +121,3 @@ UNROLLED = {
     "peephole lstm": cell(lambda: tfa.rnn.PeepholeLSTMCell(8)),
     "a user's own cell": cell(lambda: MinimalGatedUnit(8)),
 }
-
-#: Configurations whose files are integer-only, but differ from the simulation by more than an LSB too often: int8
-#: layer normalisation amplifies every rounding. Parity isn't claimed for them.
-NOT_FAITHFUL = ("layer-norm lstm", "layer-norm simple rnn")

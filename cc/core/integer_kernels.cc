@@ -40,12 +40,14 @@ QuantizedMultiplier QuantizeMultiplier(double factor) {
   return {static_cast<int32_t>(value), shift};
 }
 
-int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier) {
+int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier, bool ties_upwards) {
   const int left = std::max(multiplier.shift, 0);
   const int right = std::max(-multiplier.shift, 0);
   // Wraps where TFLite's multiplication by a power of two does.
   const int32_t shifted = static_cast<int32_t>(static_cast<uint32_t>(x) << left);
-  return RoundingDivideByPowerOfTwo(RoundingDoublingHighMultiply(shifted, multiplier.value), right);
+  const int32_t product = RoundingDoublingHighMultiply(shifted, multiplier.value);
+  if (!ties_upwards || right == 0) return RoundingDivideByPowerOfTwo(product, right);
+  return static_cast<int32_t>((static_cast<int64_t>(product) + (int64_t{1} << (right - 1))) >> right);
 }
 
 int32_t QuantizeValue(float x, float scale, int32_t zero_point, int32_t lowest, int32_t highest) {
@@ -65,8 +67,9 @@ void FullyConnected(const FullyConnectedShape& shape, const FullyConnectedParame
         const int32_t value = input[b * shape.inputs + i] - parameters.input_zero_point;
         sum += static_cast<uint32_t>(value * weight[o * shape.inputs + i]);
       }
-      const int32_t scaled = MultiplyByQuantizedMultiplier(static_cast<int32_t>(sum), multipliers[o]) +
-                             parameters.output_zero_point;
+      const int32_t scaled =
+          MultiplyByQuantizedMultiplier(static_cast<int32_t>(sum), multipliers[o], parameters.ties_upwards) +
+          parameters.output_zero_point;
       output[b * shape.outputs + o] =
           static_cast<int8_t>(std::min(std::max(scaled, parameters.lowest), parameters.highest));
     }

@@ -18,7 +18,7 @@ struct QuantizedMultiplier {
 QuantizedMultiplier QuantizeMultiplier(double factor);
 
 // x times the factor, rounded twice: after the high half of the product, and after the right shift.
-int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier);
+int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier, bool ties_upwards = false);
 
 // x / 2^exponent, rounded to nearest, ties away from zero; exponent 0 to 31.
 int32_t RoundingDivideByPowerOfTwo(int32_t x, int exponent);
@@ -38,6 +38,9 @@ struct FullyConnectedParameters {
   int32_t output_zero_point = 0;
   int32_t lowest = -128;  // of the output, after a fused activation
   int32_t highest = 127;
+  // How the shift after the product breaks ties: TFLite's reference kernel away from zero, its optimized one
+  // (ruy, on every CPU) upwards.
+  bool ties_upwards = false;
 };
 
 // int8 FULLY_CONNECTED: output[b, o] = clamp(z_out + M_o * (bias[o] + sum_i (input[b, i] - z_in) * weight[o,

@@ -60,7 +60,8 @@ Array<int32_t> Requantize(const Array<int32_t>& x, int32_t value, int shift) {
 Array<int8_t> FullyConnected(const Array<int8_t>& input, const Array<int8_t>& weight,
                              const std::optional<Array<int32_t>>& bias, float input_scale,
                              int32_t input_zero_point, const std::vector<float>& weight_scale,
-                             float output_scale, int32_t output_zero_point, int32_t lowest, int32_t highest) {
+                             float output_scale, int32_t output_zero_point, int32_t lowest, int32_t highest,
+                             bool ties_upwards) {
   if (input.ndim() != 2 || weight.ndim() != 2 || input.shape(1) != weight.shape(1)) {
     throw py::value_error("input must be int8 [batch, inputs] and weight int8 [outputs, inputs]");
   }
@@ -82,8 +83,9 @@ Array<int8_t> FullyConnected(const Array<int8_t>& input, const Array<int8_t>& we
   }
   Array<int8_t> output({input.shape(0), weight.shape(0)});
   core::FullyConnected({input.shape(0), input.shape(1), outputs},
-                       {input_zero_point, output_zero_point, lowest, highest}, multipliers.data(),
-                       input.data(), weight.data(), bias ? bias->data() : nullptr, output.mutable_data());
+                       {input_zero_point, output_zero_point, lowest, highest, ties_upwards},
+                       multipliers.data(), input.data(), weight.data(), bias ? bias->data() : nullptr,
+                       output.mutable_data());
   return output;
 }
 
@@ -180,7 +182,7 @@ void BindIntegerKernels(py::module_& module) {
   module.def("fully_connected", &FullyConnected, py::arg("input"), py::arg("weight"), py::arg("bias"),
              py::kw_only(), py::arg("input_scale"), py::arg("input_zero_point"), py::arg("weight_scale"),
              py::arg("output_scale"), py::arg("output_zero_point"), py::arg("lowest") = -128,
-             py::arg("highest") = 127);
+             py::arg("highest") = 127, py::arg("ties_upwards") = false);
   module.def("logistic", &Logistic, py::arg("x"));
   module.def("tanh", &Tanh, py::arg("x"), py::kw_only(), py::arg("integer_bits"));
   module.def("lstm", &Lstm, py::arg("input"), py::arg("input_weights"), py::arg("recurrent_weights"),

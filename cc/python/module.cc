@@ -106,6 +106,7 @@ PYBIND11_MODULE(_dqat, module) {
              py::kw_only(), py::arg("num_bits") = 8, py::arg("narrow_range") = false,
              "scale, zero_point (of the signed integer), nudged_min and nudged_max of a range.");
   BindIntegerKernels(module);
+  BindIntegerCells(module);
 }
 
 }  // namespace

@@ -241,7 +241,7 @@ class _Unrolled:
         if layer.go_backwards:
             steps = steps[::-1]
         if not states:
-            states = [tf.zeros([1, size]) for size in tf.nest.flatten(layer.cell.state_size)]
+            states = [self._nothing(x, *pair, run) for pair in self._states()]
         states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
         outputs = []
         for step in steps:
@@ -249,3 +249,13 @@ class _Unrolled:
             outputs.append(output)
         found = tf.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
         return [found, *states] if self._gives_states else found
+
+    def _states(self) -> list[tuple[str, int]]:
+        """Point and size of each state."""
+        return list(zip(self._layer.state_points, tf.nest.flatten(self._layer.layer.cell.state_size), strict=True))
+
+    @staticmethod
+    def _nothing(x: tf.Tensor, point: str, size: int, run: _Constants) -> tf.Tensor:
+        """Zeros that the converter can't know: it would compute the first timestep in float, not as the kernels do."""
+        value = tf.reshape(x, [-1])[:1]
+        return tf.tile(run.point(point, tf.reshape(value - value, [1, 1])), [1, size])

@@ -16,6 +16,7 @@ from dqat.layers.cell_form import (
     recurrent_product,
 )
 from dqat.layers.keras_cells import LSTMForm
+from dqat.layers.rsqrt import int8_rsqrt
 
 
 class PeepholeLSTMForm(LSTMForm):
@@ -36,13 +37,18 @@ class PeepholeLSTMForm(LSTMForm):
         return run.point(f"{name}_peephole", cell * run.weights[self._VECTORS[name]])
 
 
-def _layer_norm(run: Numerics, name: str, x: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """Layer normalisation over the last axis out of int8 operators; weights f"{name}_gamma" and f"{name}_beta"."""
-    mean = run.point(f"{name}_mean", tf.reduce_mean(x, axis=-1, keepdims=True))
-    centred = run.point(f"{name}_centred", x - mean)
+def _column_mean(x: tf.Tensor, shift: float = 0.0) -> tf.Tensor:
+    """The mean over the last axis [rows, 1], plus `shift`, as one product: TFLite's int8 MEAN rounds too often."""
+    depth = x.shape[-1]
+    mean = tf.matmul(x, tf.fill([depth, 1], tf.constant(1.0 / depth, x.dtype)))
+    return tf.nn.bias_add(mean, tf.constant([shift], x.dtype)) if shift else mean
+
+
+def _layer_norm(run: Numerics, name: str, centred: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Layer normalisation of what has a mean of zero, out of int8 operators; weights f"{name}_gamma" and _beta."""
     square = run.point(f"{name}_square", centred * centred)
-    variance = run.point(f"{name}_variance", tf.reduce_mean(square, axis=-1, keepdims=True))
-    inverse = run.point(f"{name}_inverse", _rsqrt(run, run.point(f"{name}_shifted", variance + epsilon)))
+    variance = run.point(f"{name}_variance", _column_mean(square, epsilon))
+    inverse = _rsqrt(run, f"{name}_inverse", f"{name}_variance", variance)
     normalised = run.point(f"{name}_normalised", centred * inverse)
     scaled = normalised * run.weights[f"{name}_gamma"]
     if f"{name}_beta" in run.weights:
@@ -50,12 +56,22 @@ def _layer_norm(run: Numerics, name: str, x: tf.Tensor, epsilon: float) -> tf.Te
     return run.point(f"{name}_output", scaled)
 
 
-def _rsqrt(run: Numerics, x: tf.Tensor) -> tf.Tensor:
+def _centred(matrix: tf.Tensor) -> tf.Tensor:
+    """A matrix whose products have a mean of zero: those of `matrix`, less their mean."""
+    return matrix - tf.reduce_mean(matrix, axis=-1, keepdims=True)
+
+
+def _rsqrt(run: Numerics, name: str, source: str, x: tf.Tensor) -> tf.Tensor:
     if run.is_export:
-        return tf.math.rsqrt(x)
-    # What is quantized to zero gives TFLite's largest value: it multiplies zeros, and would only stretch the range.
+        return run.point(name, tf.math.rsqrt(x))
+    # What is quantized to zero gives TFLite's largest value, which must not stretch the range.
     positive = x > 0.0
-    return tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0)
+    smooth = run.point(name, tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0))
+    (scale, _), (output_scale, highest) = run.levels(source), run.levels(name)
+    known = (scale > 0.0) & (output_scale > 0.0)
+    exact = int8_rsqrt(tf.cast(x, tf.float32), tf.where(known, scale, 1.0), tf.where(known, output_scale, 1.0), highest)
+    exact = tf.cast(exact, smooth.dtype)
+    return smooth + tf.stop_gradient(tf.where(known, exact - smooth, tf.zeros_like(smooth)))
 
 
 def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str, tf.Tensor]:
@@ -63,17 +79,12 @@ def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str,
     return {f"{name}_{role}": tf.convert_to_tensor(value) for role, value in found.items() if value is not None}
 
 
-_NORM_CAVEAT = "its normalisation, with int8 values in between, is far from the simulation (18 LSB seen)"
-
-
 class LayerNormLSTMForm(LSTMForm):
     """tensorflow-addons' `LayerNormLSTMCell`: both products and the cell state are normalised."""
 
-    caveat = _NORM_CAVEAT
-
     def matrices(self):
         """The kernels, and gain and shift of the three normalisations."""
-        found, cell = super().matrices(), self.cell
+        found, cell = {role: _centred(matrix) for role, matrix in super().matrices().items()}, self.cell
         for name in ("kernel_norm", "recurrent_norm", "state_norm"):
             found |= _norm_vectors(name, getattr(cell, name))
         if cell.use_bias:
@@ -95,17 +106,17 @@ class LayerNormLSTMForm(LSTMForm):
         return tf.split(projected, 4, axis=-1), tf.split(product, 4, axis=-1)
 
     def _normalised_cell(self, cell, run):
+        cell = run.point("state_norm_centred", cell - run.point("state_norm_mean", _column_mean(cell)))
         return _layer_norm(run, "state_norm", cell, self.cell.state_norm.epsilon)
 
 
 class LayerNormSimpleRNNForm(CellForm):
     """tensorflow-addons' `LayerNormSimpleRNNCell`: h = activation(norm(x·W + h·R) + b)."""
 
-    caveat = _NORM_CAVEAT
-
     def matrices(self):
         """The kernels, the gain, and the bias as the shift."""
-        found = super().matrices() | _norm_vectors("norm", self.cell.layernorm)
+        found = {role: _centred(matrix) for role, matrix in super().matrices().items()}
+        found |= _norm_vectors("norm", self.cell.layernorm)
         return found | ({"norm_beta": tf.convert_to_tensor(self.cell.bias)} if self.cell.use_bias else {})
 
     def biases(self):
@@ -136,6 +147,10 @@ class NASForm(CellForm):
         if self.cell.projection is not None:
             found["projection_weights"] = tf.convert_to_tensor(self.cell.projection_weights)
         return found
+
+    def bias_products(self):
+        """The bias is the recurrent product's."""
+        return {"bias": ("recurrent_kernel", "hidden" if self.cell.projection is None else "projection")}
 
     def project(self, x, run):
         """The product of the inputs; the bias is the recurrent product's."""

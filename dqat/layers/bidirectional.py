@@ -69,6 +69,11 @@ class QuantizedBidirectional(QuantizedLayer):
             self.output_quantizer.build([None, 1])
         super().build(input_shape)
 
+    def connect_input(self, quantizer: Quantizer | None) -> None:
+        """Tells which quantizer the input comes from."""
+        for direction in self.directions().values():
+            direction.connect_input(quantizer)
+
     def directions(self) -> dict[str, QuantizedRNN]:
         """Both, by name."""
         return {"forward": self.forward, "backward": self.backward}
@@ -99,9 +104,12 @@ class QuantizedBidirectional(QuantizedLayer):
             for role, value in method(direction).items()
         }
 
-    def call(self, inputs: Any, mask: Any = None, training: Any = None) -> Any:
+    def call(
+        self, inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None, constants: None = None
+    ) -> Any:
         """Runs both directions; arguments as `QuantizedRNN.call`, half of the states for each direction."""
         x, *states = tf.nest.flatten(inputs)
+        states = states or tf.nest.flatten([] if initial_state is None else initial_state)
         half = len(states) // 2
         forward = self.forward([x, *states[:half]], mask=mask, training=training)
         backward = self.backward([x, *states[half:]], mask=mask, training=training)

@@ -36,6 +36,9 @@ class Numerics(Protocol):
             kind: "activation" or "cell_state": which quantizer of the scheme.
         """
 
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scale and largest value of a point now, without a gradient; 0 before its first range. Not at export."""
+
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         """The hidden state with recurrent dropout, where the layer has it and trains."""
 
@@ -48,11 +51,9 @@ class CellForm:
 
     Attributes:
         is_one_operator: TFLite computes the whole cell in one operator, so that results between points are its own.
-        caveat: what is known to make the integer file differ from the simulation by more than rounding; or empty.
     """
 
     is_one_operator = False
-    caveat = ""
 
     def __init__(self, cell: keras.layers.Layer) -> None:
         self.cell = cell
@@ -65,6 +66,14 @@ class CellForm:
     def biases(self) -> dict[str, tf.Tensor]:
         """The weights that stay in float, by role: int32 in the file."""
         return {"bias": tf.convert_to_tensor(self.cell.bias)} if self.cell.use_bias else {}
+
+    def bias_products(self) -> dict[str, tuple[str, str | None]]:
+        """Which product each bias is added to: the role of its matrix, and the point that goes into it.
+
+        TFLite stores a bias in int32 on the product of both scales. None stands for the layer's inputs; a bias that
+        is left out is simulated in float.
+        """
+        return {"bias": ("kernel", None)}
 
     def project(self, x: tf.Tensor, run: Numerics) -> tf.Tensor:
         """What depends on the inputs alone: computed for all timesteps at once.

@@ -88,6 +88,9 @@ class _Prefixed:
     def point(self, name: str, value: tf.Tensor, **options: Any) -> tf.Tensor:
         return self._run.point(self._prefix + name, value, **options)
 
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return self._run.levels(self._prefix + name)
+
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         return hidden
 
@@ -98,8 +101,6 @@ class StackedForm(CellForm):
     def __init__(self, cell: keras.layers.Layer) -> None:
         super().__init__(cell)
         self._forms = [(f"cell{index}_", form_of(inner)) for index, inner in enumerate(cell.cells)]
-        if getattr(cell, "reverse_state_order", False):
-            raise ValueError("reverse_state_order of StackedRNNCells must be False")
 
     def _all(self, method: Callable[[CellForm], dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
         return {prefix + role: value for prefix, form in self._forms for role, value in method(form).items()}
@@ -111,6 +112,15 @@ class StackedForm(CellForm):
     def biases(self):
         """Those of all cells."""
         return self._all(lambda form: form.biases())
+
+    def bias_products(self):
+        """Those of all cells; of the input's products, the first cell's."""
+        return {
+            prefix + role: (prefix + matrix, None if source is None else prefix + source)
+            for prefix, form in self._forms
+            for role, (matrix, source) in form.bias_products().items()
+            if source is not None or prefix == self._forms[0][0]
+        }
 
     def project(self, x, run):
         """The first cell's."""

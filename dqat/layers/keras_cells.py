@@ -54,6 +54,10 @@ class GRUForm(CellForm):
             found["bias"], found["recurrent_bias"] = tf.unstack(found["bias"])
         return found
 
+    def bias_products(self):
+        """The second bias is the recurrent product's."""
+        return super().bias_products() | {"recurrent_bias": ("recurrent_kernel", "hidden")}
+
     def step(self, projected, states, run):
         """See `CellForm.step`."""
         h, units, weights = states[0], self.cell.units, run.weights

@@ -12,7 +12,7 @@ from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
 from dqat.layers.wrapper import QuantizedLayer
-from dqat.observers import Fixed, LearnedStep, Observer, Record
+from dqat.observers import Fixed, LearnedStep, Observer, Range, Record
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec
 
@@ -38,6 +38,14 @@ class Point(NamedTuple):
     in_loop: bool
 
 
+def _levels(quantizer: Quantizer) -> tuple[tf.Tensor, tf.Tensor]:
+    low, high = quantizer.range()
+    known = low <= high
+    low, high = tf.where(known, low, 0.0), tf.where(known, high, 0.0)
+    scale, highest = _scale((low, high), quantizer.spec), quantizer.quantize(high, (low, high))
+    return tf.stop_gradient(scale), tf.stop_gradient(highest)
+
+
 class _Tracing:
     """Numerics that find the points of a form."""
 
@@ -56,6 +64,9 @@ class _Tracing:
         marked = tf.identity(value)
         self.marked[marked.ref()] = name
         return marked
+
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.zeros([]), tf.zeros([])
 
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         return hidden
@@ -100,6 +111,9 @@ class _Sequence:
             return quantizer(value)
         return quantizer(tf.where(self._mask, value, 0.0), training=self._training)
 
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return _levels(self._layer.points[name])
+
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         return hidden
 
@@ -133,6 +147,9 @@ class _Timestep:
         self.records[name] = record
         return quantized
 
+    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        return _levels(self._points[name])
+
 
 @register("dqat")
 class QuantizedRNN(QuantizedLayer):
@@ -157,6 +174,7 @@ class QuantizedRNN(QuantizedLayer):
         state_points: for each state, the point that quantizes it.
         output_point: the point that quantizes the output.
         is_masked: whether the layer was ever called with a mask.
+        input_quantizer: what quantizes the input, once the model is made; None where that is not one and the same.
 
     Raises:
         ValueError: when built, for a cell whose states or results are not all points.
@@ -177,7 +195,12 @@ class QuantizedRNN(QuantizedLayer):
         self.cell_state_spec, self.output_quantizer = cell_state, output
         self.is_masked = False
         self.supports_masking = True
+        self.input_quantizer: Quantizer | None = None
         self.form = self._form()
+
+    def connect_input(self, quantizer: Quantizer | None) -> None:
+        """Tells which quantizer the input comes from; the model knows it."""
+        object.__setattr__(self, "input_quantizer", quantizer)  # not tracked: another layer has it
 
     def _form(self) -> CellForm:
         return form_of(self.layer.cell)
@@ -248,6 +271,16 @@ class QuantizedRNN(QuantizedLayer):
     def weight_values(self) -> dict[str, tf.Tensor]:
         """As the form sees them."""
         return self.form.matrices()
+
+    def _biases(self) -> dict[str, tf.Tensor]:
+        """The biases on the grid of TFLite's int32, as far as the scales of their products are known."""
+        found = self.form.biases()
+        for role, (matrix, source) in self.form.bias_products().items():
+            quantizer = self.input_quantizer if source is None else self.points[source]
+            if role in found and quantizer is not None:
+                step = _scale(self.weight_ranges()[matrix], self.weight) * _scale(quantizer.range(), quantizer.spec)
+                found[role] = _on_grid(found[role], step)
+        return found
 
     def call(self, inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None) -> Any:
         """Runs the sequence.
@@ -335,7 +368,7 @@ class QuantizedRNN(QuantizedLayer):
         mask = None if mask is None else tf.transpose(mask)[..., tf.newaxis]
         if self.layer.go_backwards:
             x, mask = tf.reverse(x, [0]), None if mask is None else tf.reverse(mask, [0])
-        weights = self.weights_in_use() | self.form.biases()
+        weights = self.weights_in_use() | self._biases()
         time, batch = tf.shape(x)[0], tf.shape(x)[1]
         rows = None if mask is None else tf.reshape(mask, [-1, 1])
         projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), _Sequence(self, weights, rows, training))
@@ -407,6 +440,18 @@ class QuantizedRNN(QuantizedLayer):
         """The inverse of `get_config`."""
         names = ("layer", "weight", "activation", "observer", "cell_state", "output")
         return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
+
+
+def _scale(range_: Range, spec: QuantizerSpec) -> tf.Tensor:
+    return (range_[1] - range_[0]) / (2.0**spec.num_bits - (2.0 if spec.narrow_range else 1.0))
+
+
+def _on_grid(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    """The bias in whole steps, with the gradient of the bias; as it is, where the step is not known yet."""
+    known = tf.math.is_finite(step) & (step > 0.0)
+    exact = tf.cast(bias, tf.float32)  # from mixed precision
+    rounded = tf.round(exact / tf.where(known, step, 1.0)) * step
+    return bias + tf.cast(tf.stop_gradient(tf.where(known, rounded - exact, 0.0)), bias.dtype)
 
 
 def _is_list_of_shapes(shape: Any) -> bool:

@@ -1,0 +1,239 @@
+"""The simulation in integers: what the exported file will give, without exporting."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dqat import graph, integer
+from dqat.keras_api import keras
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN, QuantizeWrapper
+from dqat.layers.bidirectional import merge_directions
+from dqat.layers.cell_form import activation_name
+from dqat.layers.keras_cells import GRUForm, SimpleRNNForm
+from dqat.model import require_quantized
+from dqat.quantizers import Quantizer
+
+#: Layers that are nothing at inference.
+_ABSENT = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+#: Layers that only move values.
+_MOVING = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)
+
+
+class Codes:
+    """An int8 tensor and what its integers stand for.
+
+    Attributes:
+        values: int8, batch first.
+        scale: float32.
+        zero_point: of the signed integer.
+    """
+
+    def __init__(self, values: np.ndarray, scale: float, zero_point: int) -> None:
+        self.values, self.scale, self.zero_point = values, scale, zero_point
+
+    def dequantized(self) -> np.ndarray:
+        """float32 values."""
+        return integer.dequantize(self.values, scale=self.scale, zero_point=self.zero_point)
+
+
+def simulate(model: keras.Model, data: Any, *, simulation: str = "integer") -> Any:
+    """Runs a quantization-aware model on samples, as the float simulation or in the integers of the exported file.
+
+    In integers every operator is computed as TFLite's builtin kernels compute it, to the bit, from the ranges and
+    weights that the model has now. A difference between this and the file is a wrong export; a difference between
+    this and the float simulation is rounding.
+
+    Args:
+        model: what `quantize_model` returned, trained for at least one step.
+        data: float32 samples [samples, ...], or a list of them in the order of the inputs.
+        simulation: "integer" or "float".
+
+    Returns:
+        float32 outputs, in the model's structure: multiples of the output's scale.
+
+    Raises:
+        TypeError: for a model that is not quantized.
+        ValueError: for another simulation, a layer that has no integer reference, or a quantizer without a range;
+            names it.
+    """
+    require_quantized(model)
+    if simulation not in ("float", "integer"):
+        raise ValueError(f"simulation must be 'float' or 'integer', got {simulation!r}")
+    if simulation == "float":
+        return tf.nest.map_structure(lambda output: output.numpy(), model(data, training=False))
+    source = graph.read(model)
+    samples = [np.asarray(part, np.float32) for part in tf.nest.flatten(data)]
+    tensors: dict[graph.Tensor, Any] = dict(zip(tf.nest.flatten(source.inputs), samples, strict=True))
+    for call in source.calls:
+        if call.is_input:
+            continue
+        inputs = [tensors[tensor] for tensor in call.inputs]
+        tensors.update(zip(call.results, tf.nest.flatten(_run(call.layer, inputs)), strict=True))
+    return tf.nest.map_structure(lambda tensor: tensors[tensor].dequantized(), source.outputs)
+
+
+def grid(quantizer: Quantizer) -> tuple[float, int]:
+    """Scale and zero point of what a quantizer uses now, as the file has them.
+
+    Raises:
+        ValueError: where it has no range yet.
+    """
+    low, high = (part.numpy() for part in quantizer.range())
+    if not np.isfinite(low).all():
+        raise ValueError(f"no range recorded yet for {quantizer.path}: train the model for at least one step")
+    spec = quantizer.spec
+    found = integer.quantization_parameters(low, high, num_bits=spec.num_bits, narrow_range=spec.narrow_range)
+    return float(found["scale"]), int(found["zero_point"])
+
+
+def _run(layer: keras.layers.Layer, inputs: list[Any]) -> Any:
+    if isinstance(layer, Quantizer):
+        return _quantized(layer, inputs[0])
+    if isinstance(layer, _ABSENT):
+        return inputs[0]
+    if isinstance(layer, _MOVING):
+        return Codes(layer(inputs[0].values).numpy(), inputs[0].scale, inputs[0].zero_point)
+    if isinstance(layer, QuantizedBidirectional) and len(inputs) == 1 and layer.layer.merge_mode in ("concat", None):
+        return _bidirectional(layer, inputs[0])
+    if isinstance(layer, QuantizedRNN) and len(inputs) == 1:
+        return _recurrent(layer, inputs[0])
+    if isinstance(layer, QuantizeWrapper) and isinstance(layer.layer, keras.layers.Dense):
+        return _dense(layer, inputs[0])
+    inner = getattr(layer, "layer", layer)
+    raise ValueError(
+        f"layer {layer.name!r} ({type(inner).__name__}) has no integer reference: export the model and verify it"
+    )
+
+
+def _quantized(quantizer: Quantizer, x: Any) -> Codes:
+    if isinstance(x, Codes):
+        raise ValueError(f"{quantizer.path} quantizes again what is quantized, which has no integer reference")
+    scale, zero_point = grid(quantizer)
+    return Codes(integer.quantize(x, scale=scale, zero_point=zero_point).astype(np.int8), scale, zero_point)
+
+
+def _weights(layer: QuantizedLayer) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Integers and scale of each quantized weight, by role, in the shape that its spec speaks of."""
+    found = {}
+    values, ranges = layer.quantized_weights(), layer.weight_ranges()
+    for role, spec in layer.weight_specs().items():
+        low, high = (bound.numpy() for bound in ranges[role])
+        scale = integer.quantization_parameters(low, high, num_bits=spec.num_bits, narrow_range=spec.narrow_range)[
+            "scale"
+        ]
+        shape = np.ones(values[role].shape.rank, int)
+        if spec.axis is not None:
+            shape[spec.axis] = -1
+        steps = values[role].numpy() / np.where(scale == 0, 1, scale).reshape(shape)
+        found[role] = np.rint(steps).astype(np.int8), scale
+    return found
+
+
+def _bias(values: Any, *scales: Any) -> np.ndarray | None:
+    """A bias as the converter stores it: int32 on the product of two float32 scales, halves away from zero."""
+    if values is None:
+        return None
+    steps = np.float64(values) / np.float64(np.multiply(*map(np.float32, scales)))
+    return (np.sign(steps) * np.floor(np.abs(steps) + 0.5)).astype(np.int32)
+
+
+def _dense(layer: QuantizeWrapper, x: Codes) -> Codes:
+    activation = activation_name(layer.layer.activation)
+    if layer.output_quantizer is None or activation not in ("linear", "relu") or layer.norm is not None:
+        raise ValueError(f"layer {layer.name!r} (Dense) with what follows it has no integer reference")
+    (weight, weight_scale), (scale, zero_point) = _weights(layer)["kernel"], grid(layer.output_quantizer)
+    flat = np.ascontiguousarray(x.values.reshape(-1, x.values.shape[-1]))
+    values = integer.fully_connected(
+        flat,
+        np.ascontiguousarray(weight.T),
+        _bias(layer.layer.bias if layer.layer.use_bias else None, x.scale, weight_scale),
+        input_scale=x.scale,
+        input_zero_point=x.zero_point,
+        weight_scale=weight_scale,
+        output_scale=scale,
+        output_zero_point=zero_point,
+        lowest=zero_point if activation == "relu" else -128,
+        optimized=True,
+    )
+    return Codes(values.reshape(*x.values.shape[:-1], -1), scale, zero_point)
+
+
+def _recurrent(layer: QuantizedRNN, x: Codes) -> Any:
+    if layer.layer.stateful or layer.layer.return_state or getattr(layer.layer, "time_major", False):
+        raise ValueError(f"layer {layer.name!r} with stateful, return_state or time_major has no integer reference")
+    sequence = _REFERENCES.get(type(layer.form)) if not isinstance(layer, QuantizedLSTM) else _lstm
+    if sequence is None:
+        raise ValueError(f"layer {layer.name!r} ({type(layer.layer.cell).__name__}) has no integer reference")
+    turned = Codes(x.values[:, ::-1] if layer.layer.go_backwards else x.values, x.scale, x.zero_point)
+    turned.values = np.ascontiguousarray(turned.values)
+    output = sequence(layer, turned)
+    scale, zero_point = grid(layer.points[layer.output_point])
+    return Codes(output if layer.layer.return_sequences else output[:, -1], scale, zero_point)
+
+
+def _bidirectional(layer: QuantizedBidirectional, x: Codes) -> Any:
+    forward, backward = (_recurrent(direction, x) for direction in layer.directions().values())
+    merged = merge_directions(layer.layer, tf.constant(forward.values), tf.constant(backward.values), None)
+    parts = [Codes(part.numpy(), forward.scale, forward.zero_point) for part in tf.nest.flatten(merged)]
+    return parts if layer.layer.merge_mode is None else parts[0]
+
+
+def _lstm(layer: QuantizedLSTM, x: Codes) -> np.ndarray:
+    (kernel, kernel_scales), (recurrent, recurrent_scales) = _weights(layer).values()
+    units = layer.layer.units
+    bias = layer.layer.cell.bias.numpy() if layer.layer.use_bias else np.zeros(4 * units, np.float32)
+    (hidden_scale, hidden_zero_point), (cell_scale, _) = grid(layer.hidden), grid(layer.cell_state)
+    output, _, _ = integer.lstm(
+        x.values,
+        np.ascontiguousarray(kernel.transpose(1, 2, 0)),
+        np.ascontiguousarray(recurrent.transpose(1, 2, 0)),
+        _bias(bias.reshape(4, units), x.scale, kernel_scales[:, np.newaxis]),
+        input_scale=x.scale,
+        input_zero_point=x.zero_point,
+        input_weight_scales=kernel_scales,
+        recurrent_weight_scales=recurrent_scales,
+        hidden_scale=hidden_scale,
+        hidden_zero_point=hidden_zero_point,
+        cell_scale=cell_scale,
+    )
+    return output
+
+
+def _chain(layer: QuantizedRNN, x: Codes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What both chains of operators need: weights as TFLite stores them, and named arguments."""
+    weights = {role: (np.ascontiguousarray(code.T), scale) for role, (code, scale) in _weights(layer).items()}
+    grids = {name: grid(quantizer) for name, quantizer in layer.points.items()} | {"input": (x.scale, x.zero_point)}
+    return weights, {"grids": grids, "activation": activation_name(layer.layer.cell.activation)}
+
+
+def _simple_rnn(layer: QuantizedRNN, x: Codes) -> np.ndarray:
+    weights, options = _chain(layer, x)
+    (kernel, kernel_scale), (recurrent, recurrent_scale) = weights["kernel"], weights["recurrent_kernel"]
+    bias = _bias(layer.form.biases().get("bias"), x.scale, kernel_scale)
+    scales = {"kernel_scale": kernel_scale, "recurrent_kernel_scale": recurrent_scale}
+    return integer.simple_rnn(x.values, kernel, recurrent, bias, **scales, **options)[0]
+
+
+def _gru(layer: QuantizedRNN, x: Codes) -> np.ndarray:
+    weights, options = _chain(layer, x)
+    kernel, options["kernel_scale"] = weights["kernel"]
+    biases = layer.form.biases()
+    role = "recurrent_kernel" if layer.layer.cell.reset_after else "recurrent_kernel_gates"
+    recurrent, options["recurrent_kernel_scale"] = weights[role]
+    if not layer.layer.cell.reset_after:
+        candidate = weights["recurrent_kernel_candidate"]
+        options["candidate_kernel"], options["candidate_kernel_scale"] = candidate
+    hidden_scale = options["grids"]["hidden"][0]
+    options["recurrent_bias"] = _bias(biases.get("recurrent_bias"), hidden_scale, options["recurrent_kernel_scale"])
+    bias = _bias(biases.get("bias"), x.scale, options["kernel_scale"])
+    return integer.gru(x.values, kernel, recurrent, bias, **options)[0]
+
+
+_REFERENCES: dict[type, Callable[[QuantizedRNN, Codes], np.ndarray]] = {SimpleRNNForm: _simple_rnn, GRUForm: _gru}
