@@ -17,12 +17,14 @@ VENV := .venv
 VERSION := 3.11
 TENSORFLOW := 'tensorflow==2.15.1' 'numpy<2'
 EXTRAS := horovod,test
+BUILD :=
 TESTS :=
 else ifeq ($(LANE),current)
 VENV := .venv-current
 VERSION := 3.12
 TENSORFLOW := 'tensorflow==2.21.*' 'tf_keras==2.21.*'
 EXTRAS := test
+BUILD := -C cmake.define.DQAT_CUDA=OFF
 TESTS := $(addprefix tests/test_,$(addsuffix .py,algorithms annotate export model native \
   observers quantize subclassed targets tfmot_examples))
 else
@@ -107,7 +109,7 @@ $(VENV)/horovod.stamp: $(VENV)/tensorflow.stamp
 	touch $@
 
 $(VENV)/dqat.stamp: $(if $(findstring horovod,$(EXTRAS)),$(VENV)/horovod.stamp,$(VENV)/tensorflow.stamp) $(SOURCES)
-	python -m pip install -q --no-build-isolation -e '.[$(EXTRAS)]'
+	python -m pip install -q --no-build-isolation $(BUILD) -e '.[$(EXTRAS)]'
 	touch $@
 
 $(VENV)/bench.stamp: $(VENV)/dqat.stamp

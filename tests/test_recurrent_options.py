@@ -61,7 +61,7 @@ REFUSED = {
     ),
     "convolutional lstm": (
         lambda: keras.Sequential([keras.Input((4, 8, 8, 1)), layers.ConvLSTM2D(2, 3)]),
-        "this layer is not supported yet",
+        "TFLite has no operator for its cell",
     ),
     "esn cell": (cell(lambda: tfa.rnn.ESNCell(8)), "its cell ESNCell is not known"),
 }

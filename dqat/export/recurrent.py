@@ -241,7 +241,7 @@ class _Unrolled:
         if layer.go_backwards:
             steps = steps[::-1]
         if not states:
-            states = [self._nothing(x, *pair, run) for pair in self._states()]
+            states = [self._nothing(x, index, *pair, run) for index, pair in enumerate(self._states())]
         states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
         outputs = []
         for step in steps:
@@ -255,7 +255,11 @@ class _Unrolled:
         return list(zip(self._layer.state_points, tf.nest.flatten(self._layer.layer.cell.state_size), strict=True))
 
     @staticmethod
-    def _nothing(x: tf.Tensor, point: str, size: int, run: _Constants) -> tf.Tensor:
-        """Zeros that the converter can't know: it would compute the first timestep in float, not as the kernels do."""
-        value = tf.reshape(x, [-1])[:1]
-        return tf.tile(run.point(point, tf.reshape(value - value, [1, 1])), [1, size])
+    def _nothing(x: tf.Tensor, index: int, point: str, size: int, run: _Constants) -> tf.Tensor:
+        """Zeros that the converter can't know: it would compute the first timestep in float, not as the kernels do.
+
+        Each state takes another value of the input: the converter makes one operation of equal ones, with one range.
+        """
+        values = tf.reshape(x, [-1, 1])
+        value = values[index % values.shape[0], tf.newaxis]
+        return tf.tile(run.point(point, value - value), [1, size])

@@ -19,7 +19,8 @@ def _require_form(layer: layers.Layer, recurrent: layers.RNN, context: Context) 
         form_of(recurrent.cell)
     except ValueError as error:
         raise refuse(layer, str(error), "Change the layer or train it in float") from error
-    if getattr(recurrent, "zero_output_for_mask", False):
+    # Bidirectional sets it by itself, masks or not.
+    if layer is recurrent and getattr(recurrent, "zero_output_for_mask", False):
         raise refuse(layer, "zero_output_for_mask=True is not simulated", "Masked steps repeat the last output: use it")
     # A copy of a layer forgets this option.
     if any(getattr(getattr(call.layer, "cell", None), "reverse_state_order", False) for call in context.calls):
