@@ -158,7 +158,7 @@ def test_time_major_layers_are_refused_at_export(tmp_path):
 
 
 def trained_layer_norm(units):
-    """Gains of one and shifts of zero, as before training, are left out of the file, which the converter then can't do."""
+    """Gains of one and shifts of zero, as before training, are left out of the file; the converter then fails."""
     gain, shift = keras.initializers.RandomUniform(0.8, 1.2), keras.initializers.RandomUniform(-0.1, 0.1)
     return tfa.rnn.LayerNormLSTMCell(units, norm_gamma_initializer=gain, norm_beta_initializer=shift)
 
