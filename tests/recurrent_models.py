@@ -1,7 +1,8 @@
 """One table of recurrent configurations; the tests of building, saving, exporting and parity loop over it."""
 
+import importlib.util
+
 import tensorflow as tf
-import tensorflow_addons as tfa
 
 from dqat.keras_api import keras, register
 from dqat.layers import point
@@ -115,9 +116,14 @@ UNROLLED = {
     "lstm encoder and decoder": encoder_decoder(layers.LSTM),
     "gru encoder and decoder": encoder_decoder(layers.GRU),
     "stacked cells": cell(lambda: layers.StackedRNNCells([layers.LSTMCell(8), layers.GRUCell(6)])),
-    "layer-norm lstm": cell(lambda: tfa.rnn.LayerNormLSTMCell(8)),
-    "layer-norm simple rnn": cell(lambda: tfa.rnn.LayerNormSimpleRNNCell(8)),
-    "nas": cell(lambda: tfa.rnn.NASCell(8)),
-    "peephole lstm": cell(lambda: tfa.rnn.PeepholeLSTMCell(8)),
     "a user's own cell": cell(lambda: MinimalGatedUnit(8)),
 }
+if importlib.util.find_spec("tensorflow_addons"):  # it ended with TensorFlow 2.15
+    import tensorflow_addons as tfa
+
+    UNROLLED |= {
+        "layer-norm lstm": cell(lambda: tfa.rnn.LayerNormLSTMCell(8)),
+        "layer-norm simple rnn": cell(lambda: tfa.rnn.LayerNormSimpleRNNCell(8)),
+        "nas": cell(lambda: tfa.rnn.NASCell(8)),
+        "peephole lstm": cell(lambda: tfa.rnn.PeepholeLSTMCell(8)),
+    }
