@@ -157,7 +157,8 @@ def _parse(content: bytes) -> tuple[str, tuple[Subgraph, ...], dict[str, int], d
     flatbuffer = Flatbuffer(content)
     sizes = {name: len(value) for name, value in flatbuffer.metadata().items()}
     subgraphs = tuple(_subgraph(flatbuffer, graph) for graph in flatbuffer.model.subgraphs)
-    return (flatbuffer.model.description or b"").decode(), subgraphs, sizes, metadata.read(flatbuffer)
+    told = metadata.require_whole(metadata.read(flatbuffer))
+    return (flatbuffer.model.description or b"").decode(), subgraphs, sizes, told
 
 
 def _bytes(data: np.ndarray | None) -> bytes:

@@ -81,5 +81,27 @@ def read(flatbuffer: Flatbuffer) -> dict[str, Any]:
     return {} if content is None else json.loads(content)
 
 
+def require_whole(told: dict[str, Any]) -> dict[str, Any]:
+    """What `read` gave, where it is empty or all there.
+
+    Raises:
+        ValueError: where a part is missing, or not of its kind.
+    """
+    if not told:
+        return told
+    try:
+        _, _ = told["training"]["observed"]
+        whole = {"dqat", "tensorflow", "model"} <= told.keys() and {"steps", "range_sync"} <= told["training"].keys()
+        for one in told["quantizers"].values():
+            numbers = (one["scale"], one["zero_point"], one["min"], one["max"])
+            whole = whole and all(isinstance(number, (int, float)) for number in numbers)
+            whole = whole and {"spec", "observer", "tensors"} <= one.keys()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{NAME} in it is not what dqat writes: {error!r}") from error
+    if not whole:
+        raise ValueError(f"{NAME} in it is not what dqat writes: a part is missing, or no number")
+    return told
+
+
 def _write(flatbuffer: Flatbuffer, content: dict[str, Any]) -> None:
     flatbuffer.set_metadata(NAME, json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
