@@ -50,7 +50,7 @@ demo: setup
 	horovodrun -np 2 --disable-cache python launch/train_sequence.py
 
 test: setup lint
-	python -m pytest -n 2 --dist worksteal $(TESTS)
+	python -m pytest -n 2 --dist loadfile $(TESTS)
 
 bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
