@@ -9,8 +9,7 @@
 # Set-up makes .venv, installs what pyproject.toml names, builds Horovod against the installed TensorFlow,
 # builds dqat, and fetches the data. Each step leaves a stamp: what is there already is not done again.
 
-# Home is the version that Horovod and tensorflow-addons are made for; current has neither, so it runs the tests that
-# need none of them, without the long ones that say nothing about the version.
+# Home is the version that Horovod and tensorflow-addons are made for. Current has neither, and runs a part of the tests.
 LANE ?= home
 ifeq ($(LANE),home)
 VENV := .venv

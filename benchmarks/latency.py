@@ -100,7 +100,7 @@ def measure(case: str, folder: pathlib.Path, threads: int, seconds: float, kerne
 
 
 def table(rows: list[report.Row], where: dict[str, Any], kernels: str) -> str:
-    """A Markdown table, as it stands in docs/latency.md."""
+    """The rows as a Markdown table."""
     lines = [
         f"{where['cpu']}, {where['cores']} cores, {where['date']}; {describe(kernels, 'tensorflow')}; median of calls.",
         "",
