@@ -345,6 +345,33 @@ def outside_the_scope(strategy, mode):
     return {"message": ""}
 
 
+def three_steps(strategy, model, mode):
+    """How many quantizers a model has, after three steps on samples of its input's shape."""
+    with strategy.scope():
+        quantized = dqat.quantize_model(model, range_sync=mode)
+    quantized.compile(strategy.optimizer(keras.optimizers.SGD(1e-3)), "mse")
+    samples = np.random.default_rng(strategy.rank).normal(size=(4, *model.input_shape[1:])).astype(np.float32)
+    for _ in range(3):
+        quantized.train_on_batch(samples, np.zeros((4, *model.output_shape[1:])))
+    return {"quantizers": len(list(named_quantizers(quantized)))}
+
+
+def dense_layers(count):
+    return keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8, "relu") for _ in range(count))])
+
+
+def steps_with_5_quantizers(strategy, mode):
+    return three_steps(strategy, dense_layers(4), mode)
+
+
+def steps_with_150_quantizers(strategy, mode):
+    return three_steps(strategy, dense_layers(149), mode)
+
+
+def steps_of_resnet50(strategy, mode):
+    return three_steps(strategy, keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=10), mode)
+
+
 if __name__ == "__main__":
     name, mode, folder = sys.argv[1:]
     devices = [tf.config.LogicalDeviceConfiguration()] * int(os.environ.get("LOGICAL_CPUS", "1"))

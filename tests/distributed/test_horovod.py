@@ -66,6 +66,16 @@ def test_delayed_mode_runs_exactly_one_range_collective_a_step(run_scenario):
     assert first["collectives"] == 1
 
 
+@pytest.mark.parametrize(
+    "scenario, quantizers",
+    [("steps_with_5_quantizers", 5), ("steps_with_150_quantizers", 150), ("steps_of_resnet50", 72)],
+)
+def test_delayed_mode_runs_one_range_collective_a_step_however_many_quantizers(run_scenario, scenario, quantizers):
+    first, _ = run_scenario(scenario, 2)
+    assert first["quantizers"] == quantizers
+    assert range_collectives(first["timeline"]) == ["dqat.ranges"] * 3
+
+
 def test_exact_mode_runs_one_a_quantizer_of_a_chain_and_none_for_the_recurrent_states(run_scenario):
     first, _ = run_scenario("training", 2, "exact")
     outside_recurrence = int(first["quantizers"]) - 4  # two LSTMs with two states each, which go with the last
