@@ -1,11 +1,13 @@
 """The cost of range sync: training steps with and without it, and a calculation for up to 4,096 workers.
 
 python -m benchmarks.distribution [--json FILE] [--plot FILE] [--quick] [--processes N] [--case TEXT] [--no-exact]
-    [--latency S] [--bandwidth BYTES_PER_S]
+    [--rounds N] [--latency S] [--bandwidth BYTES_PER_S]
 
 Measured, on this machine: steps of models with 5 and 150 quantizers and of an LSTM on 1, 2 and 4 Horovod
 processes, delayed and exact against off, taking turns in one run; how many range collectives a step has; and the
 time of one Max all-reduce by size. Where processes outnumber cores they wait for each other's computation, too.
+Steps on several processes of one machine take the shortest time, or 40 ms more, or 80: TCP on a busy loopback waits for
+an acknowledgement (`nstat` counts TCPLossProbes), with sync and without. More rounds average that out: `--rounds 400`.
 
 Calculated, from the measured time of a collective and of a message: one step's sync on up to 4,096 workers, packed
 and with a collective for each quantizer (`collective_cost.py` says how). The latency of a message and the bandwidth
@@ -38,7 +40,9 @@ from benchmarks.timing import Rounds
 PROCESSES = (1, 2, 4)
 
 
-def run_processes(processes: int, quick: bool, case: str = "", exact: bool = True) -> dict[str, Any]:
+def run_processes(
+    processes: int, quick: bool, case: str = "", exact: bool = True, rounds: int | None = None
+) -> dict[str, Any]:
     """What `benchmarks.replica_steps` finds on that many processes, in the cases whose name contains `case`."""
     horovodrun = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
     if horovodrun is None:
@@ -48,6 +52,7 @@ def run_processes(processes: int, quick: bool, case: str = "", exact: bool = Tru
         file = pathlib.Path(folder, "found.json")
         command = [*prefix, sys.executable, "-m", "benchmarks.replica_steps", str(file), "--case", case]
         command += ["--quick"] * quick + ["--no-exact"] * (not exact)
+        command += [] if rounds is None else ["--rounds", str(rounds)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
@@ -195,6 +200,7 @@ def main(
     processes: Annotated[list[int] | None, typer.Option(help="Only so many; may be given several times.")] = None,
     case: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
     exact: Annotated[bool, typer.Option(help="Exact mode, too.")] = True,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of each model, instead of its own number.")] = None,
     latency: Annotated[float | None, typer.Option(help="Seconds of a message between hosts.")] = None,
     bandwidth: Annotated[float | None, typer.Option(help="Bytes a second between hosts.")] = None,
 ) -> None:
@@ -202,7 +208,7 @@ def main(
     rows, start = [], 0.0
     tcp_latency, tcp_bandwidth = measure_tcp()
     for count in processes or (PROCESSES[:2] if quick else PROCESSES):
-        found = run_processes(count, quick, case, exact)
+        found = run_processes(count, quick, case, exact, rounds)
         rows += rows_of(found)
         print(f"timed {count} process{'es' * (count > 1)}", flush=True)
         if count == 2:

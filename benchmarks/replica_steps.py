@@ -1,6 +1,6 @@
 """What one process of `benchmarks.distribution` does: times training steps with and without range sync.
 
-horovodrun -np N python -m benchmarks.replica_steps FILE [--quick] [--case TEXT] [--no-exact]
+horovodrun -np N python -m benchmarks.replica_steps FILE [--quick] [--case TEXT] [--no-exact] [--rounds N]
 
 Rank 0 writes what it found to FILE.
 
@@ -63,6 +63,7 @@ CASES = (
     Case("Dense, 150 quantizers, small", lambda: _dense(150, 32), batch=32),
     Case("Dense, 150 quantizers", lambda: _dense(150, 256), batch=256),
     Case("2 LSTMs of 128 units", lambda: _lstm(128), batch=32, rounds=61),
+    Case("2 LSTMs of 256 units", lambda: _lstm(256), batch=64, rounds=31, steps=1),
     Case("ResNet50, 64x64", _resnet, batch=16, rounds=15, steps=1),
 )
 QUICK_CASES = (Case("Dense, 3 quantizers, tiny", lambda: _dense(3, 8), batch=4, rounds=3, steps=1),)
@@ -79,7 +80,9 @@ def _step(case: Case, mode: str, strategy: dqat.distribute.Strategy) -> tuple[Ca
     return lambda: model.train_on_batch(samples, targets), model
 
 
-def measure(case: Case, strategy: dqat.distribute.Strategy, modes: Sequence[str] = MODES) -> dict[str, Any]:
+def measure(
+    case: Case, strategy: dqat.distribute.Strategy, modes: Sequence[str] = MODES, rounds: int | None = None
+) -> dict[str, Any]:
     """Seconds a step by mode and round, the number of quantizers, and the collectives a step by mode."""
     made = {mode: _step(case, mode, strategy) for mode in modes}
     for step, _ in made.values():  # tracing, first ranges, and a step with everything in place
@@ -87,7 +90,7 @@ def measure(case: Case, strategy: dqat.distribute.Strategy, modes: Sequence[str]
         step()
     seconds: dict[str, list[float]] = {mode: [] for mode in modes}
     order = random.Random(0)
-    for _ in range(case.rounds):
+    for _ in range(rounds or case.rounds):
         for mode in order.sample(modes, len(modes)):
             start = time.perf_counter()
             for _ in range(case.steps):
@@ -124,6 +127,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="One tiny model.")] = False,
     case: Annotated[str, typer.Option(help="Only models whose name contains this.")] = "",
     exact: Annotated[bool, typer.Option(help="Exact mode, too.")] = True,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of each model, instead of its own number.")] = None,
 ) -> None:
     """Times the models on the processes that horovodrun started, this one included."""
     strategy = dqat.distribute.Strategy()
@@ -132,7 +136,7 @@ def main(
     tf.config.threading.set_inter_op_parallelism_threads(threads)  # or processes would take cores from one another
     cases = [each for each in (QUICK_CASES if quick else CASES) if case in each.name]
     modes = [mode for mode in MODES if exact or mode != "exact"]
-    found = {"processes": strategy.size, "cases": [measure(case, strategy, modes) for case in cases]}
+    found = {"processes": strategy.size, "cases": [measure(case, strategy, modes, rounds) for case in cases]}
     if strategy.size > 1:
         found["all_reduce"] = all_reduce_seconds(strategy, SIZES, 5 if quick else 60)
     if strategy.is_chief:
