@@ -123,6 +123,10 @@ class Quantizer(keras.layers.Layer):
             )
         return self._fit((self.min.read_value(), self.max.read_value()))
 
+    def scale(self) -> tf.Tensor:
+        """The distance of two levels of the range in use; not positive before the first record."""
+        return range_scale(self.range(), self.spec)
+
     def in_use(self) -> Range | StepInUse:
         """What `quantize_and_track` quantizes with. A recurrence reads it once, at its start."""
         return self._step_in_use() if isinstance(self.observer, LearnedStep) else self.range()
@@ -340,6 +344,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(quantizer_factories, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def range_scale(range_: Range, spec: QuantizerSpec) -> tf.Tensor:
+    """The distance of two levels of a range."""
+    return (range_[1] - range_[0]) / (2.0**spec.num_bits - (2.0 if spec.narrow_range else 1.0))
 
 
 def weight_range(weight: tf.Tensor, spec: QuantizerSpec) -> Range:

@@ -92,7 +92,14 @@ def _draw_lstm(random):
         refused |= wrong
     if random.chance(0.02):
         arguments[-1], refused = np.stack([arguments[-1]] * 2), True
-    return arguments, options, refused
+    # Scales that no layer has count for nothing.
+    scales = np.float32(
+        random.generator.choice([1e-9, 3e-5, 2e-4, 1.0, 0.0, np.nan], (2, 4), p=[0.05, 0.4, 0.4, 0.05, 0.05, 0.05])
+    )
+    scales = scales if random.chance(0.6) else np.zeros((0, 0), np.float32)
+    if random.chance(0.02):
+        scales, refused = np.zeros((2, 3), np.float32), True
+    return [*arguments, scales], options, refused
 
 
 def _draw_gru(random):
@@ -141,7 +148,7 @@ def draw(name, random):
     slopes = [_floats(random, each.shape) for each in (outputs, last, last)]
     given = [*slopes, *arguments, outputs, gates, cells]
     if random.chance(0.1):
-        index = random.one_of([0, 1, 2, 14, 15, 16])
+        index = random.one_of([0, 1, 2, 15, 16, 17])
         shape = _spoilt(random, given[index].shape)
         refused |= shape != given[index].shape
         given[index] = np.zeros(shape, np.float32)
@@ -175,7 +182,7 @@ def _is_right_lstm(results, arguments, options):
         return True
     if not all(np.isfinite(each).all() for each in (outputs, *states)):
         return False
-    ranges = [float(each) for each in arguments[7:]]
+    ranges = [float(each) for each in arguments[7:11]]
     if ranges != [*PASS, *PASS]:
         low, high = np.float32(ranges[0]), np.float32(ranges[1])
         levels = 2 ** options["hidden_bits"] - 1 - options["hidden_narrow_range"]

@@ -120,6 +120,7 @@ def test_the_recurrent_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
         "lstm_forward",
         "lstm_backward",
         "lstm_rows",
+        "lstm_tables",
         "products",
         "instruction_set",
         "fake_quant",
@@ -330,7 +331,11 @@ class TestGpuRecurrent:
     @pytest.mark.parametrize("batch, time, features, units", [(3, 4, 5, 7), (33, 5, 12, 24), (20, 3, 9, 528)])
     @pytest.mark.parametrize("masked", [False, True])
     @pytest.mark.parametrize("backwards", [False, True])
-    def test_results_and_gradients_have_the_cpus_bits(self, rng, batch, time, features, units, masked, backwards):
+    @pytest.mark.parametrize("scale", [None, 6e-5])
+    def test_results_and_gradients_have_the_cpus_bits(
+        self, rng, batch, time, features, units, masked, backwards, scale
+    ):
+        scales = None if scale is None else np.full((2, 4), scale, np.float32)
         mask = rng.random((batch, time)) < 0.6 if masked else None
         arguments = [
             rng.standard_normal((batch, time, features)),
@@ -339,7 +344,7 @@ class TestGpuRecurrent:
             rng.standard_normal(4 * units),
             0.3 * rng.standard_normal((batch, units)),
             rng.standard_normal((batch, units)),
-            -0.4, 0.5, -1.0, 1.0,
+            -0.4, 0.5, -1.0, 1.0 - 2.0**-15,
         ]  # fmt: skip
 
         def everything(x, kernel, recurrent, bias, hidden, cell, *ends):
@@ -347,7 +352,7 @@ class TestGpuRecurrent:
                 tape.watch([x, kernel, recurrent, bias, hidden, cell])
                 found = dqat.ops.quantized_lstm(
                     x, kernel, recurrent, bias, ends[:2], ends[2:], initial_state=(hidden, cell), mask=mask,
-                    go_backwards=backwards,
+                    product_scales=scales, go_backwards=backwards,
                 )  # fmt: skip
                 loss = tf.reduce_sum(found.outputs * tf.range(units, dtype=tf.float32)) + tf.reduce_sum(found.cell)
             gradients = tape.gradient(loss, [x, kernel, recurrent, bias, hidden, cell])

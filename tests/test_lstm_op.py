@@ -22,6 +22,8 @@ RANGES = {
 }
 CELL = QuantizerSpec(num_bits=16, symmetric=True, power_of_two=True)
 NAMES = ("outputs", "hidden", "cell", "records", "x", "kernel", "recurrent", "bias", "initial hidden", "initial cell")
+# As if of trained layers: sums keep 0 to 3 bits for a second rounding.
+SCALES = np.float32([[3e-4, 1e-4, 1e-4, 5e-5], [4e-5, 6e-5, 1e-4, 2e-4]])
 # 7: less than a block of 16 units; 24: a block and a half; 528: so many that threads divide the units.
 SHAPES = [(3, 4, 5, 7), (33, 5, 12, 24), (50, 3, 20, 64), (20, 3, 9, 528), (1, 1, 1, 1)]
 
@@ -104,10 +106,14 @@ def test_the_fused_operation_is_the_composition(rng, shape, ranges):
         assert np.mean(np.abs(fused["outputs"] - composed["outputs"]) > 1e-6) < 1e-3
 
 
+@pytest.mark.parametrize("scales", [None, SCALES], ids=["float", "integer"])
 @pytest.mark.parametrize("ranges", RANGES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit(rng, monkeypatch, shape, ranges):
-    """Outputs, states and records; so no value lies on another level, and gradients are the same but for rounding.
+def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit(
+    rng, monkeypatch, shape, ranges, scales
+):
+    """Outputs, states and records, also with the integer kernel's roundings; so no value lies on another level, and
+    gradients are the same but for rounding.
 
     Their sums run over batch * time * 4 * units products at most, some hundred on the way to any one of them that
     matter; 2e-6 of the largest, 32 epsilons, is what is allowed.
@@ -130,7 +136,21 @@ def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit
         ]
         mask = tf.constant(rng.random((batch, time)) < 0.6) if masked else None
         fused, composed = (
-            dict(zip(NAMES, run(each, values, RANGES[ranges], slopes, mask=mask, go_backwards=backwards), strict=True))
+            dict(
+                zip(
+                    NAMES,
+                    run(
+                        each,
+                        values,
+                        RANGES[ranges],
+                        slopes,
+                        mask=mask,
+                        go_backwards=backwards,
+                        product_scales=scales,
+                    ),
+                    strict=True,
+                )
+            )
             for each in (lstm_sequence.fused, lstm_sequence.composed)
         )
         for name in NAMES[:4]:
@@ -167,7 +187,7 @@ def test_time_may_come_first(rng):
 def test_a_row_has_the_same_bits_in_every_batch(rng, units):
     """So the records of a batch that is split over replicas, merged, are those of the whole one."""
     values = arguments((32, 4, 12, units), rng)
-    whole = run(lstm_sequence.fused, values, RANGES["wide"])
+    whole = run(lstm_sequence.fused, values, RANGES["wide"], product_scales=SCALES)
     for parts in ([16, 16], [30, 2], [1, 31], [7, 9, 16]):
         ends = np.cumsum(parts)
         found = [
@@ -175,6 +195,7 @@ def test_a_row_has_the_same_bits_in_every_batch(rng, units):
                 lstm_sequence.fused,
                 [v[end - size : end] if i in (0, 4, 5) else v for i, v in enumerate(values)],
                 RANGES["wide"],
+                product_scales=SCALES,
             )
             for size, end in zip(parts, ends, strict=True)
         ]
@@ -197,8 +218,9 @@ for shape in [(13, 5, 20, 40), (18, 3, 70, 530)]:
     values = t.arguments(shape, rng)
     batch, time, _, units = shape
     slopes = [tf.constant(rng.standard_normal(s, np.float32)) for s in ([batch, time, units], *[[batch, units]] * 2)]
-    for each in t.run(t.lstm_sequence.fused, values, t.RANGES["wide"], slopes):
-        digest.update(each.tobytes())
+    for scales in (None, t.SCALES):
+        for each in t.run(t.lstm_sequence.fused, values, t.RANGES["wide"], slopes, product_scales=scales):
+            digest.update(each.tobytes())
 print(digest.hexdigest())
 """
 
@@ -240,8 +262,9 @@ def test_a_nan_marks_the_record_unless_its_timestep_is_masked(rng):
     x, *rest = arguments((4, 3, 5, 20), rng)
     x = x.numpy()
     x[2, 1, 3] = np.nan
-    results = ops.quantized_lstm(x, *rest[:3], *RANGES["wide"])
-    assert [float(v) for v in (*results.hidden_record, *results.cell_record)] == [-INFINITY, INFINITY] * 2
+    for scales in (None, SCALES):
+        results = ops.quantized_lstm(x, *rest[:3], *RANGES["wide"], product_scales=scales)
+        assert [float(v) for v in (*results.hidden_record, *results.cell_record)] == [-INFINITY, INFINITY] * 2
     mask = np.ones((4, 3), bool)
     mask[2, 1] = False
     masked = ops.quantized_lstm(x, *rest[:3], *RANGES["wide"], mask=mask)
@@ -273,6 +296,7 @@ WRONG = {
     "mask": lambda v: v | {"mask": np.ones((3, 5), bool)},
     "hidden_min": lambda v: v | {"hidden_min": 2.0},
     "cell_max": lambda v: v | {"cell_max": np.float32([1.0, 1.0])},
+    "product_scales": lambda v: v | {"product_scales": SCALES[:1]},
     "no units": lambda v: (
         v | {"kernel": np.zeros((5, 0), np.float32), "recurrent_kernel": np.zeros((0, 0), np.float32)}
     ),
@@ -284,7 +308,7 @@ def test_wrong_arguments_are_refused(rng, wrong):
     names = ("x", "kernel", "recurrent_kernel", "bias", "initial_hidden", "initial_cell")
     values = dict(zip(names, arguments((3, 4, 5, 7), rng), strict=True))
     values |= {"mask": np.ones((3, 4), bool)}
-    values |= {"hidden_min": -1.0, "hidden_max": 1.0, "cell_min": -8.0, "cell_max": 8.0}
+    values |= {"hidden_min": -1.0, "hidden_max": 1.0, "cell_min": -8.0, "cell_max": 8.0, "product_scales": SCALES}
     native.ops.dqat_quantized_lstm(**values)
     values = WRONG[wrong](values)
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -302,9 +326,22 @@ def test_bits_that_no_grid_has_are_refused(rng):
 def test_the_gradient_refuses_wrong_shapes(rng):
     x, kernel, recurrent, bias, hidden, cell = arguments((3, 4, 5, 7), rng)
     state, sequence, gates = tf.zeros([3, 7]), tf.zeros([3, 4, 7]), tf.zeros([3, 4, 28])
-    right = [sequence, state, state, x, kernel, recurrent, bias, hidden, cell, np.zeros((0, 0), bool), *[-1.0, 1.0] * 2]
+    right = [
+        sequence,
+        state,
+        state,
+        x,
+        kernel,
+        recurrent,
+        bias,
+        hidden,
+        cell,
+        np.zeros((0, 0), bool),
+        *[-1.0, 1.0] * 2,
+        SCALES,
+    ]
     native.ops.dqat_quantized_lstm_grad(*right, sequence, gates, sequence)
-    for index in (0, 1, 2, 14, 15, 16):
+    for index in (0, 1, 2, 15, 16, 17):
         wrong = [*right, sequence, gates, sequence]
         wrong[index] = wrong[index][:2]
         with pytest.raises(tf.errors.InvalidArgumentError):
@@ -382,6 +419,7 @@ for call in range(1500):
         shapes[index] = wrong
     values = {name: random.standard_normal(shape).astype("f") for name, shape in zip(names[:6], shapes)}
     values["mask"] = tf.zeros(shapes[6], tf.bool)
+    values["product_scales"] = np.full((0, 0) if random.random() < 0.5 else (2, 4), 1e-4, "f")
     pairs = [(-1.0, 1.0), (0.0, 0.0), (np.inf, -np.inf), (0.0, 3e-36), (1.0, -1.0), (np.nan, 1.0)]
     hidden, cell = (int(v) for v in random.choice(6, 2, p=[0.5, 0.1, 0.2, 0.1, 0.05, 0.05]))
     refused = not fits(*shapes) or max(hidden, cell) > 3

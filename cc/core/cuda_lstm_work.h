@@ -27,6 +27,9 @@ struct LstmCase {
 
   DQAT_HOST_DEVICE StateGrid HiddenGrid() const { return MakeStateGrid(hidden.MakeGridOrNan(0)); }
   DQAT_HOST_DEVICE StateGrid CellGrid() const { return MakeStateGrid(cell.MakeGridOrNan(0)); }
+  DQAT_HOST_DEVICE LstmRounding Rounding() const {
+    return MakeLstmRounding(arguments.factors, HiddenGrid(), CellGrid());
+  }
   DQAT_HOST_DEVICE TimeOrder order() const { return TimeOrder(shape, arguments); }
   int64_t states() const { return shape.batch * shape.units; }
 };
@@ -107,12 +110,18 @@ struct LstmForwardStep {
     }
     float* gate = gates + row * 4 * units + u;
     const float* bias = given.arguments.bias;
-    float sums[4];
-    for (int i = 0; i < 4; ++i) {
-      sums[i] = (gate[i * units] + (bias == nullptr ? 0.0f : bias[i * units + u])) + recurrent[i];
-    }
-    const LstmOutcome result = LstmForward({sums[0], sums[1], sums[2], sums[3]}, cell_before[state],
-                                           given.CellGrid(), given.HiddenGrid());
+    float input[4];
+    for (int i = 0; i < 4; ++i) input[i] = gate[i * units] + (bias == nullptr ? 0.0f : bias[i * units + u]);
+    const LstmRounding rounding = given.Rounding();
+    const LstmGates from_input = {input[0], input[1], input[2], input[3]};
+    const LstmGates from_hidden = {recurrent[0], recurrent[1], recurrent[2], recurrent[3]};
+    const LstmGates sums = {input[0] + recurrent[0], input[1] + recurrent[1], input[2] + recurrent[2],
+                            input[3] + recurrent[3]};
+    const float before = cell_before[state];
+    const LstmOutcome result = rounding.is_integer
+                                   ? IntegerLstmForward(from_input, from_hidden, before, given.CellGrid(),
+                                                        given.HiddenGrid(), rounding)
+                                   : LstmForward(sums, before, given.CellGrid(), given.HiddenGrid());
     gate[0] = result.gates.i;
     gate[units] = result.gates.f;
     gate[2 * units] = result.gates.g;
@@ -257,8 +266,20 @@ struct LstmBackwardStep {
     const float* gate = kept.gates + row * 4 * units + u;
     const float cell_before =
         s == 0 ? given.arguments.cell[state] : kept.cells[order.Row(b, s - 1) * units + u];
-    const LstmSlopes slopes = LstmBackward({gate[0], gate[units], gate[2 * units], gate[3 * units]},
-                                           cell_before, kept.cells[row * units + u], arriving.cell[state],
+    const LstmGates gates_kept = {gate[0], gate[units], gate[2 * units], gate[3 * units]};
+    const LstmRounding rounding = given.Rounding();
+    const LstmGates gates = GatesOf(gates_kept);
+    const float cell = kept.cells[row * units + u];
+    float tanh_cell = 0.0f, cell_sum = 0.0f;
+    if (rounding.is_integer) {
+      const int16_t code = (int16_t)CellCode(cell, rounding);
+      tanh_cell = TanhOf(FixedPointTanh(code, 15 + rounding.cell_exponent), cell);
+      cell_sum = RoundedCellSum(gates, cell_before, rounding);
+    } else {
+      tanh_cell = Tanh(cell);
+      cell_sum = CellSum(gates, cell_before);
+    }
+    const LstmSlopes slopes = LstmBackward(gates_kept, cell_before, tanh_cell, cell_sum, arriving.cell[state],
                                            hidden_slope, given.CellGrid(), given.HiddenGrid());
     to_sums[0] = slopes.sums.i;
     to_sums[units] = slopes.sums.f;

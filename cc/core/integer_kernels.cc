@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/fixed_point.h"
+
 namespace dqat::core {
 namespace {
 
@@ -19,12 +21,6 @@ int32_t RoundingDoublingHighMultiply(int32_t a, int32_t b) {
 }
 
 }  // namespace
-
-int32_t RoundingDivideByPowerOfTwo(int32_t x, int exponent) {
-  const int32_t mask = static_cast<int32_t>((1LL << exponent) - 1);
-  const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
-  return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
-}
 
 QuantizedMultiplier QuantizeMultiplier(double factor) {
   if (!(factor > 0.0)) return {};

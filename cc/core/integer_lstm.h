@@ -1,19 +1,15 @@
 // TFLite's integer LSTM (int8 input, weights and hidden state, int16 cell state), as a plain reference loop:
 // UNIDIRECTIONAL_SEQUENCE_LSTM without peephole, projection or layer norm, to the bit. After
-// lite/kernels/lstm_eval.cc, and gemmlowp's fixedpoint/fixedpoint.h for logistic and tanh.
+// lite/kernels/lstm_eval.cc.
 #ifndef DQAT_CORE_INTEGER_LSTM_H_
 #define DQAT_CORE_INTEGER_LSTM_H_
 
 #include <cstdint>
 
+#include "core/fixed_point.h"
 #include "core/integer_kernels.h"
 
 namespace dqat::core {
-
-// 1 / (1 + e^-x): x in Q3.12, the result in Q0.15. An approximation, as gemmlowp's is.
-int16_t FixedPointLogistic(int16_t x);
-// tanh(x): x with `integer_bits` (0 to 6) before the point, the result in Q0.15.
-int16_t FixedPointTanh(int16_t x, int integer_bits);
 
 struct IntegerLstmShape {
   int64_t batch = 0;

@@ -6,6 +6,8 @@
 //   w_t  = sigmoid(o) tanh(c_t)                                       recorded
 //   h_t  = fake-quant(w_t)
 //
+// in float32, or with the integer kernel's roundings: see lstm_element.h.
+//
 // Where a timestep is masked, the states and the output stay what they were (an output before the first
 // timestep is 0), as in Keras. Gradients go straight through the roundings and stop where a value was
 // clipped.
@@ -48,6 +50,8 @@ struct LstmArguments {
   bool time_major;         // [time, batch] where it says [batch, time], here and in results and gradients
   StateGrid hidden_grid;
   StateGrid cell_grid;
+  // [2, 4], see MakeLstmRounding: then all is rounded as TFLite's integer LSTM rounds it. Or null.
+  const float* factors = nullptr;
 };
 
 // Where timesteps stand: s counts them in the order of computation.

@@ -35,10 +35,9 @@ struct Memory {
   float *hidden_before, *x;
 };
 
-void Step(const LstmShape& shape, const LstmArguments& arguments, const Memory& memory, const LstmKept& kept,
-          const LstmOutputSlopes& slopes, const LstmGradients& gradients, int64_t s, int64_t panel,
-          int64_t first, int64_t end) {
-  const LstmRowKernels& kernels = LstmKernels();
+void Step(const LstmShape& shape, const LstmArguments& arguments, const CellKernels& kernels,
+          const Memory& memory, const LstmKept& kept, const LstmOutputSlopes& slopes,
+          const LstmGradients& gradients, int64_t s, int64_t panel, int64_t first, int64_t end) {
   const TimeOrder order(shape, arguments);
   const int64_t padded = shape.padded_units(), width = shape.gates();
   const int64_t first_block = panel * kBlocksPerPanel;
@@ -100,8 +99,8 @@ void Step(const LstmShape& shape, const LstmArguments& arguments, const Memory& 
         StagedGates gates(kept.gates + row * width + unit, shape.units, count);
         gates.Load();
         StagedGates target(to_sums, shape.units, count);
-        kernels.backward(arguments.cell_grid, arguments.hidden_grid, gates.data(), gates.stride(),
-                         cell_before, cell, arriving, cell_slope, target.data(), target.stride());
+        kernels.Backward(gates.data(), gates.stride(), cell_before, cell, arriving, cell_slope, target.data(),
+                         target.stride());
         target.Store();
       }
     }
@@ -183,12 +182,13 @@ void LstmBackward(const LstmShape& shape, const LstmArguments& arguments, const 
   PadRows(shape, slopes.cell, memory.cell_slope);
   PadRows(shape, slopes.hidden, memory.hidden_slope);
   std::fill_n(memory.output_slope, shape.batch * shape.padded_units(), 0.0f);
+  const CellKernels kernels(arguments);
   const Division division(shape, parallel.threads);
   const int64_t cost = kPanelColumns * (gates / 16 + 2 * kCellCost);
   // The step before the first one only takes the gradient to the initial states.
   division.Run(shape, Panels(shape.units), cost, shape.time - 1, -2, -1, parallel,
                [&](int64_t, int64_t s, int64_t panel, int64_t first, int64_t end) {
-                 Step(shape, arguments, memory, kept, slopes, gradients, s, panel, first, end);
+                 Step(shape, arguments, kernels, memory, kept, slopes, gradients, s, panel, first, end);
                });
   WeightGradients(shape, arguments, outputs, memory, gradients, parallel);
 }

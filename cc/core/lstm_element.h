@@ -1,6 +1,9 @@
-// One unit of the LSTM in one timestep, forwards and backwards, in float32: the only place where this
-// arithmetic stands. Compiled without fused multiply-add, so that all instruction sets and CUDA give the same
-// bits.
+// One unit of the LSTM in one timestep, forwards and backwards: the only place where this arithmetic stands.
+// Compiled without fused multiply-add, so that all instruction sets and CUDA give the same bits.
+//
+// It is float32, or, once all ranges are known, what TFLite's integer kernel makes of the same numbers: sums
+// rounded to 16 bits as it rounds them, its fixed-point logistic and tanh, a cell state of rounded products.
+// What is left of the difference are sums in float32 that lie on the edge of a rounding.
 //
 // Everything is `static`, and only C headers are included: see rows.h.
 #ifndef DQAT_CORE_LSTM_ELEMENT_H_
@@ -10,6 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "core/fixed_point.h"
 #include "core/host_device.h"
 
 namespace dqat::core {
@@ -83,6 +87,16 @@ DQAT_HOST_DEVICE static inline float ClippedGate(float gate, bool clipped) { ret
 
 DQAT_HOST_DEVICE static inline bool IsClipped(float sum) { return (sum < kGateMin) | (sum > kGateMax); }
 
+DQAT_HOST_DEVICE static inline LstmGates KeptGates(const LstmGates& gates, const LstmGates& sums) {
+  return {ClippedGate(gates.i, IsClipped(sums.i)), ClippedGate(gates.f, IsClipped(sums.f)),
+          IsClipped(sums.g) ? gates.g * 4.0f : gates.g,  // |g| is nearly 1 there: no bit is lost
+          ClippedGate(gates.o, IsClipped(sums.o))};
+}
+
+DQAT_HOST_DEVICE static inline LstmGates GatesOf(const LstmGates& kept) {
+  return {fabsf(kept.i), fabsf(kept.f), fabsf(kept.g) > 2.0f ? kept.g * 0.25f : kept.g, fabsf(kept.o)};
+}
+
 struct LstmOutcome {
   LstmGates gates;
   float cell_value;    // before quantization: what is recorded
@@ -92,23 +106,142 @@ struct LstmOutcome {
 };
 
 // The cell state before its clip.
-DQAT_HOST_DEVICE static inline float CellSum(float i, float f, float g, float cell) {
-  return f * cell + i * g;
+DQAT_HOST_DEVICE static inline float CellSum(const LstmGates& gates, float cell) {
+  return gates.f * cell + gates.i * gates.g;
 }
 
-DQAT_HOST_DEVICE static inline LstmOutcome LstmForward(LstmGates sums, float cell, const StateGrid& cell_grid,
+DQAT_HOST_DEVICE static inline LstmOutcome LstmForward(const LstmGates& sums, float cell,
+                                                       const StateGrid& cell_grid,
                                                        const StateGrid& hidden_grid) {
-  const float i = Sigmoid(Clip(sums.i, kGateMin, kGateMax)), f = Sigmoid(Clip(sums.f, kGateMin, kGateMax));
-  const float g = Tanh(Clip(sums.g, kGateMin, kGateMax)), o = Sigmoid(Clip(sums.o, kGateMin, kGateMax));
+  const LstmGates gates = {Sigmoid(Clip(sums.i, kGateMin, kGateMax)),
+                           Sigmoid(Clip(sums.f, kGateMin, kGateMax)), Tanh(Clip(sums.g, kGateMin, kGateMax)),
+                           Sigmoid(Clip(sums.o, kGateMin, kGateMax))};
   LstmOutcome result;
-  result.gates.i = ClippedGate(i, IsClipped(sums.i));
-  result.gates.f = ClippedGate(f, IsClipped(sums.f));
-  result.gates.g = IsClipped(sums.g) ? g * 4.0f : g;  // |g| is nearly 1 there: no bit is lost
-  result.gates.o = ClippedGate(o, IsClipped(sums.o));
-  result.cell_value = Clip(CellSum(i, f, g, cell), -kCellClip, kCellClip);
+  result.gates = KeptGates(gates, sums);
+  result.cell_value = Clip(CellSum(gates, cell), -kCellClip, kCellClip);
   result.cell = QuantizeState(result.cell_value, cell_grid);
-  result.hidden_value = o * Tanh(result.cell);
+  result.hidden_value = gates.o * Tanh(result.cell);
   result.hidden = QuantizeState(result.hidden_value, hidden_grid);
+  return result;
+}
+
+// How the integer kernel rounds. A product's sum goes to units of 2^-12 by a multiplication that keeps
+// `shift` more bits at first; they are rounded away in a second step.
+struct LstmRounding {
+  int32_t input_shift[4], hidden_shift[4];  // by gate
+  float input_steps[4], hidden_steps[4];    // 2^(12 + shift)
+  int32_t cell_exponent;                    // the cell state's scale is 2^cell_exponent
+  float cell_scale, cell_steps;             // that, and its inverse
+  bool is_integer;                          // false where ranges or scales are not known, or not TFLite's
+};
+
+// More bits than these are not in a float32.
+constexpr int kMostShift = 9;
+
+// `factors` [2, 4]: the input's scale times that of each gate's kernel, then the hidden state's times that of
+// each recurrent one; null where they are not known.
+DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* factors,
+                                                             const StateGrid& hidden_grid,
+                                                             const StateGrid& cell_grid) {
+  LstmRounding rounding = {};
+  if (factors == nullptr || hidden_grid.passthrough != 0.0f || cell_grid.passthrough != 0.0f) return rounding;
+  int exponent = 0;
+  if (!(cell_grid.scale > 0.0f) || frexpf(cell_grid.scale, &exponent) != 0.5f) return rounding;
+  rounding.cell_exponent = exponent - 1;
+  if (rounding.cell_exponent < -15 || rounding.cell_exponent > -9) return rounding;
+  rounding.cell_scale = cell_grid.scale;
+  rounding.cell_steps = ldexpf(1.0f, -rounding.cell_exponent);
+  const float lowest = cell_grid.nudged_min * rounding.cell_steps;
+  if (lowest < -32768.0f || cell_grid.nudged_max * rounding.cell_steps > 32767.0f) return rounding;
+  for (int gate = 0; gate < 8; ++gate) {
+    const float factor = factors[gate] * 4096.0f;
+    if (!(factor > 0.0f) || factor - factor != 0.0f) return rounding;
+    frexpf(factor, &exponent);
+    const int shift = exponent > 0 ? 0 : -exponent > kMostShift ? kMostShift : -exponent;
+    int32_t* shifts = gate < 4 ? rounding.input_shift : rounding.hidden_shift;
+    float* steps = gate < 4 ? rounding.input_steps : rounding.hidden_steps;
+    shifts[gate % 4] = shift;
+    steps[gate % 4] = ldexpf(4096.0f, shift);
+  }
+  rounding.is_integer = true;
+  return rounding;
+}
+
+// The nearest integer, halves upwards, as far as ±2^27; 0 for a NaN.
+DQAT_HOST_DEVICE static inline int32_t NearestInteger(float x) {
+  const float limited = Clip(floorf(x + 0.5f), -134217728.0f, 134217728.0f);
+  return (int32_t)(limited == limited ? limited : 0.0f);
+}
+
+// The 16 bits that go into a gate's activation, in units of 2^-12.
+DQAT_HOST_DEVICE static inline int32_t GateCode(float from_input, float from_hidden,
+                                                const LstmRounding& rounding, int gate) {
+  const int32_t first = RoundingDivideByPowerOfTwo(NearestInteger(from_input * rounding.input_steps[gate]),
+                                                   rounding.input_shift[gate]);
+  const int32_t second = RoundingDivideByPowerOfTwo(NearestInteger(from_hidden * rounding.hidden_steps[gate]),
+                                                    rounding.hidden_shift[gate]);
+  return SaturateToInt16(SaturateToInt16(first) + second);
+}
+
+constexpr float kQ15 = 1.0f / 32768.0f;
+
+// The gate of a code in Q0.15; NaN where the sum is.
+DQAT_HOST_DEVICE static inline float GateOf(int32_t code, float sum) {
+  return (float)code * kQ15 + Clip(sum, kGateMin, kGateMax) * 0.0f;
+}
+
+DQAT_HOST_DEVICE static inline int32_t CellCode(float cell, const LstmRounding& rounding) {
+  return SaturateToInt16(NearestInteger(cell * rounding.cell_steps));
+}
+
+// CellSum as the integer kernel rounds it, from gates in Q0.15.
+DQAT_HOST_DEVICE static inline float RoundedCellSum(const LstmGates& gates, float cell,
+                                                    const LstmRounding& rounding) {
+  const int32_t i = NearestInteger(gates.i * 32768.0f), f = NearestInteger(gates.f * 32768.0f);
+  const int32_t g = NearestInteger(gates.g * 32768.0f);
+  const int32_t kept = RoundingDivideByPowerOfTwo(f * CellCode(cell, rounding), 15);
+  const int32_t added = RoundingDivideByPowerOfTwo(i * g, 30 + rounding.cell_exponent);
+  return (float)(kept + added) * rounding.cell_scale + (gates.i + gates.f + gates.g) * 0.0f;
+}
+
+// The new cell state, from gates in Q0.15.
+DQAT_HOST_DEVICE static inline void UpdateCell(const LstmGates& gates, const LstmGates& sums, float cell,
+                                               const StateGrid& cell_grid, const LstmRounding& rounding,
+                                               LstmOutcome* result) {
+  result->gates = KeptGates(gates, sums);
+  result->cell_value = Clip(RoundedCellSum(gates, cell, rounding), -kCellClip, kCellClip);
+  result->cell = QuantizeState(result->cell_value, cell_grid);
+}
+
+DQAT_HOST_DEVICE static inline void UpdateHidden(float o, float tanh_cell, const StateGrid& hidden_grid,
+                                                 LstmOutcome* result) {
+  result->hidden_value = o * tanh_cell;
+  result->hidden = QuantizeState(result->hidden_value, hidden_grid);
+}
+
+// The tanh of a cell state that has this code; NaN where the state is.
+DQAT_HOST_DEVICE static inline float TanhOf(int32_t code_of_tanh, float cell) {
+  return (float)code_of_tanh * kQ15 + cell * 0.0f;
+}
+
+// All of it, without tables.
+DQAT_HOST_DEVICE static inline LstmOutcome IntegerLstmForward(const LstmGates& from_input,
+                                                              const LstmGates& from_hidden, float cell,
+                                                              const StateGrid& cell_grid,
+                                                              const StateGrid& hidden_grid,
+                                                              const LstmRounding& rounding) {
+  const LstmGates sums = {from_input.i + from_hidden.i, from_input.f + from_hidden.f,
+                          from_input.g + from_hidden.g, from_input.o + from_hidden.o};
+  const LstmGates gates = {
+      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.i, from_hidden.i, rounding, 0)), sums.i),
+      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.f, from_hidden.f, rounding, 1)), sums.f),
+      GateOf(FixedPointTanh((int16_t)GateCode(from_input.g, from_hidden.g, rounding, 2), 3), sums.g),
+      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.o, from_hidden.o, rounding, 3)), sums.o)};
+  LstmOutcome result;
+  UpdateCell(gates, sums, cell, cell_grid, rounding, &result);
+  const int16_t code = (int16_t)CellCode(result.cell, rounding);
+  UpdateHidden(gates.o, TanhOf(FixedPointTanh(code, 15 + rounding.cell_exponent), result.cell), hidden_grid,
+               &result);
   return result;
 }
 
@@ -121,18 +254,15 @@ struct LstmSlopes {
   float cell;      // to the cell state before the timestep
 };
 
-// `cell` is the state after the timestep, `cell_before` the one before; `cell_slope` and `hidden_slope` are
-// what arrives at both states after the timestep.
-DQAT_HOST_DEVICE static inline LstmSlopes LstmBackward(LstmGates kept, float cell_before, float cell,
-                                                       float cell_slope, float hidden_slope,
-                                                       const StateGrid& cell_grid,
+// `tanh_cell` and `cell_sum` are those of the forward pass, `cell_before` the state before the timestep;
+// `cell_slope` and `hidden_slope` are what arrives at both states after the timestep.
+DQAT_HOST_DEVICE static inline LstmSlopes LstmBackward(const LstmGates& kept, float cell_before,
+                                                       float tanh_cell, float cell_sum, float cell_slope,
+                                                       float hidden_slope, const StateGrid& cell_grid,
                                                        const StateGrid& hidden_grid) {
-  const float i = fabsf(kept.i), f = fabsf(kept.f), o = fabsf(kept.o);
-  const bool g_clipped = fabsf(kept.g) > 2.0f;
-  const float g = g_clipped ? kept.g * 0.25f : kept.g;
-  const float tanh_cell = Tanh(cell);
+  const LstmGates gates = GatesOf(kept);
+  const float i = gates.i, f = gates.f, g = gates.g, o = gates.o;
   const float hidden = hidden_slope * Passes(o * tanh_cell, hidden_grid.grad_min, hidden_grid.grad_max);
-  const float cell_sum = CellSum(i, f, g, cell_before);
   const float value = Clip(cell_sum, -kCellClip, kCellClip);
   const float inside =
       Passes(value, cell_grid.grad_min, cell_grid.grad_max) * Passes(cell_sum, -kCellClip, kCellClip);
@@ -140,7 +270,7 @@ DQAT_HOST_DEVICE static inline LstmSlopes LstmBackward(LstmGates kept, float cel
   LstmSlopes slopes;
   slopes.sums.i = to_cell * g * (i * (1.0f - i)) * (kept.i > 0.0f ? 1.0f : 0.0f);
   slopes.sums.f = to_cell * cell_before * (f * (1.0f - f)) * (kept.f > 0.0f ? 1.0f : 0.0f);
-  slopes.sums.g = to_cell * i * (1.0f - g * g) * (g_clipped ? 0.0f : 1.0f);
+  slopes.sums.g = to_cell * i * (1.0f - g * g) * (fabsf(kept.g) > 2.0f ? 0.0f : 1.0f);
   slopes.sums.o = hidden * tanh_cell * (o * (1.0f - o)) * (kept.o > 0.0f ? 1.0f : 0.0f);
   slopes.cell = to_cell * f;
   return slopes;

@@ -47,9 +47,9 @@ struct Memory {
   float* hidden[2];                  // the states before and after a timestep, by turns
 };
 
-void Step(const LstmShape& shape, const LstmArguments& arguments, const Memory& memory, int64_t s,
-          int64_t block, int64_t first, int64_t end, LstmResults* results, Records* records) {
-  const LstmRowKernels& kernels = LstmKernels();
+void Step(const LstmShape& shape, const LstmArguments& arguments, const CellKernels& kernels,
+          const Memory& memory, int64_t s, int64_t block, int64_t first, int64_t end, LstmResults* results,
+          Records* records) {
   const TimeOrder order(shape, arguments);
   const int64_t padded = shape.padded_units(), unit = block * kLanes;
   const int64_t count = std::min(kLanes, shape.units - unit);
@@ -81,9 +81,8 @@ void Step(const LstmShape& shape, const LstmArguments& arguments, const Memory& 
       } else {
         StagedGates gates(results->gates + row * shape.gates() + unit, shape.units, count);
         gates.Load();
-        kernels.forward(arguments.cell_grid, arguments.hidden_grid, sums + (b - group) * kPanelColumns,
-                        memory.bias + block * kPanelColumns, gates.data(), gates.stride(), cell, hidden,
-                        &record);
+        kernels.Forward(sums + (b - group) * kPanelColumns, memory.bias + block * kPanelColumns, gates.data(),
+                        gates.stride(), cell, hidden, &record);
         gates.Store();
         StoreLanes(hidden, count, output);
       }
@@ -114,12 +113,13 @@ void LstmForward(const LstmShape& shape, const LstmArguments& arguments, LstmRes
   Multiply(shape.rows(), shape.gates(), shape.features, {arguments.x, shape.features, 1}, memory.kernel,
            results->gates, shape.gates(), parallel);
 
+  const CellKernels kernels(arguments);
   const Division division(shape, parallel.threads);
   std::vector<Records> records(division.tasks(shape, shape.blocks()));
   const int64_t cost = kLanes * (shape.units * kGates / 16 + kCellCost);
   division.Run(shape, shape.blocks(), cost, 0, shape.time, 1, parallel,
                [&](int64_t task, int64_t s, int64_t block, int64_t first, int64_t end) {
-                 Step(shape, arguments, memory, s, block, first, end, results, &records[task]);
+                 Step(shape, arguments, kernels, memory, s, block, first, end, results, &records[task]);
                });
 
   results->cell_record = results->hidden_record = Range();

@@ -9,6 +9,7 @@
 
 #include "core/instruction_set.h"
 #include "core/lstm.h"
+#include "core/lstm_tables.h"
 #include "core/products.h"
 
 namespace dqat::core {
@@ -33,6 +34,46 @@ inline const LstmRowKernels& LstmKernels() {
 #endif
   return baseline::kLstmRowKernels;
 }
+
+// The cell of a timestep, in the arithmetic that its arguments ask for.
+class CellKernels {
+ public:
+  explicit CellKernels(const LstmArguments& arguments)
+      : kernels_(LstmKernels()),
+        cell_grid_(arguments.cell_grid),
+        hidden_grid_(arguments.hidden_grid),
+        rounding_(MakeLstmRounding(arguments.factors, hidden_grid_, cell_grid_)) {
+    if (rounding_.is_integer) tables_ = LstmTablesFor(rounding_.cell_exponent);
+  }
+
+  // See LstmRowKernels.
+  void Forward(const float* recurrent, const float* bias, float* gates, int64_t stride, float* cell,
+               float* hidden, LstmRecord* record) const {
+    if (rounding_.is_integer) {
+      kernels_.integer_forward(cell_grid_, hidden_grid_, rounding_, tables_, recurrent, bias, gates, stride,
+                               cell, hidden, record);
+    } else {
+      kernels_.forward(cell_grid_, hidden_grid_, recurrent, bias, gates, stride, cell, hidden, record);
+    }
+  }
+
+  void Backward(const float* gates, int64_t stride, const float* cell_before, const float* cell,
+                const float* hidden_slope, float* cell_slope, float* sums, int64_t sums_stride) const {
+    if (rounding_.is_integer) {
+      kernels_.integer_backward(cell_grid_, hidden_grid_, rounding_, tables_, gates, stride, cell_before,
+                                cell, hidden_slope, cell_slope, sums, sums_stride);
+    } else {
+      kernels_.backward(cell_grid_, hidden_grid_, gates, stride, cell_before, cell, hidden_slope, cell_slope,
+                        sums, sums_stride);
+    }
+  }
+
+ private:
+  const LstmRowKernels& kernels_;
+  const StateGrid cell_grid_, hidden_grid_;
+  const LstmRounding rounding_;
+  LstmTables tables_ = {};
+};
 
 // `count` values, then zeros.
 inline void LoadLanes(const float* source, int64_t count, float* lanes) {

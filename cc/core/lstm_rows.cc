@@ -8,30 +8,87 @@ namespace {
 
 constexpr int kLanes = kUnitLanes;
 
+static inline LstmGates Lane(const float* gates, int64_t stride, int u) {
+  return {gates[u], gates[stride + u], gates[2 * stride + u], gates[3 * stride + u]};
+}
+
+static inline void Store(const LstmGates& values, float* gates, int64_t stride, int u) {
+  gates[u] = values.i;
+  gates[stride + u] = values.f;
+  gates[2 * stride + u] = values.g;
+  gates[3 * stride + u] = values.o;
+}
+
+static inline void Record(float cell_value, float hidden_value, int u, LstmRecord* record) {
+  const float cell_min = RecordMin(cell_value), cell_max = RecordMax(cell_value);
+  const float hidden_min = RecordMin(hidden_value), hidden_max = RecordMax(hidden_value);
+  record->cell_min[u] = cell_min < record->cell_min[u] ? cell_min : record->cell_min[u];
+  record->cell_max[u] = cell_max > record->cell_max[u] ? cell_max : record->cell_max[u];
+  record->hidden_min[u] = hidden_min < record->hidden_min[u] ? hidden_min : record->hidden_min[u];
+  record->hidden_max[u] = hidden_max > record->hidden_max[u] ? hidden_max : record->hidden_max[u];
+}
+
 void Forward(const StateGrid& cells, const StateGrid& hiddens, const float* recurrent, const float* bias,
              float* gates, int64_t stride, float* cell, float* hidden, LstmRecord* record) {
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
-  float *gate_i = gates, *gate_f = gates + stride, *gate_g = gates + 2 * stride, *gate_o = gates + 3 * stride;
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
-    LstmGates sums;
-    sums.i = (gate_i[u] + bias[u]) + recurrent[u];
-    sums.f = (gate_f[u] + bias[kLanes + u]) + recurrent[kLanes + u];
-    sums.g = (gate_g[u] + bias[2 * kLanes + u]) + recurrent[2 * kLanes + u];
-    sums.o = (gate_o[u] + bias[3 * kLanes + u]) + recurrent[3 * kLanes + u];
+    LstmGates sums = Lane(gates, stride, u);
+    sums.i = (sums.i + bias[u]) + recurrent[u];
+    sums.f = (sums.f + bias[kLanes + u]) + recurrent[kLanes + u];
+    sums.g = (sums.g + bias[2 * kLanes + u]) + recurrent[2 * kLanes + u];
+    sums.o = (sums.o + bias[3 * kLanes + u]) + recurrent[3 * kLanes + u];
     const LstmOutcome result = LstmForward(sums, cell[u], cell_grid, hidden_grid);
-    gate_i[u] = result.gates.i;
-    gate_f[u] = result.gates.f;
-    gate_g[u] = result.gates.g;
-    gate_o[u] = result.gates.o;
+    Store(result.gates, gates, stride, u);
     cell[u] = result.cell;
     hidden[u] = result.hidden;
-    const float cell_min = RecordMin(result.cell_value), cell_max = RecordMax(result.cell_value);
-    const float hidden_min = RecordMin(result.hidden_value), hidden_max = RecordMax(result.hidden_value);
-    record->cell_min[u] = cell_min < record->cell_min[u] ? cell_min : record->cell_min[u];
-    record->cell_max[u] = cell_max > record->cell_max[u] ? cell_max : record->cell_max[u];
-    record->hidden_min[u] = hidden_min < record->hidden_min[u] ? hidden_min : record->hidden_min[u];
-    record->hidden_max[u] = hidden_max > record->hidden_max[u] ? hidden_max : record->hidden_max[u];
+    Record(result.cell_value, result.hidden_value, u, record);
+  }
+}
+
+// Apart from the loops beside it, which are vectors.
+static inline void LookUp(const int16_t* table, int32_t* codes) {
+  for (int u = 0; u < kLanes; ++u) codes[u] = table[codes[u]];
+}
+
+void IntegerForward(const StateGrid& cells, const StateGrid& hiddens, const LstmRounding& roundings,
+                    const LstmTables& tables, const float* recurrent, const float* bias, float* gates,
+                    int64_t stride, float* cell, float* hidden, LstmRecord* record) {
+  const StateGrid cell_grid = cells, hidden_grid = hiddens;
+  const LstmRounding rounding = roundings;
+  alignas(64) int32_t codes[4 * kLanes], cell_codes[kLanes];
+  alignas(64) float sums[4 * kLanes], output_gate[kLanes], cell_values[kLanes];
+  for (int gate = 0; gate < 4; ++gate) {
+    const float* from_input = gates + gate * stride;
+    const int first = gate * kLanes;
+#pragma GCC ivdep
+    for (int u = 0; u < kLanes; ++u) {
+      const float input = from_input[u] + bias[first + u];
+      codes[first + u] = GateCode(input, recurrent[first + u], rounding, gate);
+      sums[first + u] = input + recurrent[first + u];
+    }
+    LookUp(gate == 2 ? tables.gate_tanh : tables.logistic, codes + first);
+  }
+#pragma GCC ivdep
+  for (int u = 0; u < kLanes; ++u) {
+    const LstmGates sum = Lane(sums, kLanes, u);
+    const LstmGates gate = {GateOf(codes[u], sum.i), GateOf(codes[kLanes + u], sum.f),
+                            GateOf(codes[2 * kLanes + u], sum.g), GateOf(codes[3 * kLanes + u], sum.o)};
+    LstmOutcome result;
+    UpdateCell(gate, sum, cell[u], cell_grid, rounding, &result);
+    Store(result.gates, gates, stride, u);
+    cell[u] = result.cell;
+    cell_values[u] = result.cell_value;
+    output_gate[u] = gate.o;
+    cell_codes[u] = CellCode(result.cell, rounding);
+  }
+  LookUp(tables.cell_tanh, cell_codes);
+#pragma GCC ivdep
+  for (int u = 0; u < kLanes; ++u) {
+    LstmOutcome result;
+    UpdateHidden(output_gate[u], TanhOf(cell_codes[u], cell[u]), hidden_grid, &result);
+    hidden[u] = result.hidden;
+    Record(cell_values[u], result.hidden_value, u, record);
   }
 }
 
@@ -41,19 +98,38 @@ void Backward(const StateGrid& cells, const StateGrid& hiddens, const float* gat
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
-    const LstmGates kept = {gates[u], gates[stride + u], gates[2 * stride + u], gates[3 * stride + u]};
+    const LstmGates kept = Lane(gates, stride, u);
     const LstmSlopes result =
-        LstmBackward(kept, cell_before[u], cell[u], cell_slope[u], hidden_slope[u], cell_grid, hidden_grid);
-    sums[u] = result.sums.i;
-    sums[sums_stride + u] = result.sums.f;
-    sums[2 * sums_stride + u] = result.sums.g;
-    sums[3 * sums_stride + u] = result.sums.o;
+        LstmBackward(kept, cell_before[u], Tanh(cell[u]), CellSum(GatesOf(kept), cell_before[u]),
+                     cell_slope[u], hidden_slope[u], cell_grid, hidden_grid);
+    Store(result.sums, sums, sums_stride, u);
+    cell_slope[u] = result.cell;
+  }
+}
+
+void IntegerBackward(const StateGrid& cells, const StateGrid& hiddens, const LstmRounding& roundings,
+                     const LstmTables& tables, const float* gates, int64_t stride, const float* cell_before,
+                     const float* cell, const float* hidden_slope, float* cell_slope, float* sums,
+                     int64_t sums_stride) {
+  const StateGrid cell_grid = cells, hidden_grid = hiddens;
+  const LstmRounding rounding = roundings;
+  alignas(64) int32_t codes[kLanes];
+#pragma GCC ivdep
+  for (int u = 0; u < kLanes; ++u) codes[u] = CellCode(cell[u], rounding);
+  LookUp(tables.cell_tanh, codes);
+#pragma GCC ivdep
+  for (int u = 0; u < kLanes; ++u) {
+    const LstmGates kept = Lane(gates, stride, u);
+    const LstmSlopes result = LstmBackward(kept, cell_before[u], TanhOf(codes[u], cell[u]),
+                                           RoundedCellSum(GatesOf(kept), cell_before[u], rounding),
+                                           cell_slope[u], hidden_slope[u], cell_grid, hidden_grid);
+    Store(result.sums, sums, sums_stride, u);
     cell_slope[u] = result.cell;
   }
 }
 
 }  // namespace
 
-const LstmRowKernels kLstmRowKernels = {Forward, Backward};
+const LstmRowKernels kLstmRowKernels = {Forward, IntegerForward, Backward, IntegerBackward};
 
 }  // namespace dqat::core::DQAT_INSTRUCTION_SET

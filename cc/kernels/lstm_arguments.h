@@ -28,8 +28,7 @@ class LstmInputs {
     OP_REQUIRES_OK(context, context->GetAttr("time_major", &time_major_));
   }
 
-  // Reads and checks inputs `first` (x) to `first` + 10 (cell_max), but for the ranges' values: see
-  // ReadGrids.
+  // Reads and checks inputs `first` (x) to `first` + 11 (scales), but for the ranges' values: see ReadGrids.
   tensorflow::Status Read(tensorflow::OpKernelContext* context, int first, core::LstmShape* shape,
                           core::LstmArguments* arguments) const {
     const tensorflow::Tensor &x = context->input(first), &kernel = context->input(first + 1);
@@ -78,7 +77,10 @@ class LstmInputs {
                   {},
                   {}};
     for (int i = 7; i < 11; ++i) TF_RETURN_IF_ERROR(CheckScalar(context->input(first + i), "range"));
-    return tensorflow::OkStatus();
+    const tensorflow::Tensor& scales = context->input(first + 11);
+    if (scales.shape() == tensorflow::TensorShape({0, 0})) return tensorflow::OkStatus();
+    arguments->factors = Floats(scales);
+    return CheckShape("product_scales", scales, tensorflow::TensorShape({2, 4}));
   }
 
   // Of ranges in host memory.
@@ -88,16 +90,16 @@ class LstmInputs {
     return ReadGrid(context, first + 9, "cell", cell_, &arguments->cell_grid);
   }
 
-  // Checks what the gradient is given beside: what arrives at the results, inputs 0 to 2, and inputs 14
-  // to 16.
+  // Checks what the gradient is given beside: what arrives at the results, inputs 0 to 2, and inputs 15
+  // to 17.
   tensorflow::Status CheckGradient(tensorflow::OpKernelContext* context, const core::LstmShape& shape) const {
     const tensorflow::TensorShape state({shape.batch, shape.units}), sequence = Sequence(shape, shape.units);
     TF_RETURN_IF_ERROR(CheckShape("doutputs", context->input(0), sequence));
     TF_RETURN_IF_ERROR(CheckShape("dhidden", context->input(1), state));
     TF_RETURN_IF_ERROR(CheckShape("dcell", context->input(2), state));
-    TF_RETURN_IF_ERROR(CheckShape("outputs", context->input(14), sequence));
-    TF_RETURN_IF_ERROR(CheckShape("gates", context->input(15), Sequence(shape, shape.gates())));
-    return CheckShape("cells", context->input(16), sequence);
+    TF_RETURN_IF_ERROR(CheckShape("outputs", context->input(15), sequence));
+    TF_RETURN_IF_ERROR(CheckShape("gates", context->input(16), Sequence(shape, shape.gates())));
+    return CheckShape("cells", context->input(17), sequence);
   }
 
   // Allocates outputs 0 to 2, 7 and 8 of the forward pass.
@@ -117,7 +119,7 @@ class LstmInputs {
                                        core::LstmGradients* gradients, tensorflow::Tensor* memory) const {
     tensorflow::Tensor* sums = nullptr;
     TF_RETURN_IF_ERROR(
-        context->forward_input_or_allocate_output({15}, 0, Sequence(shape, shape.gates()), &sums));
+        context->forward_input_or_allocate_output({16}, 0, Sequence(shape, shape.gates()), &sums));
     gradients->sums = Floats(sums);
     const tensorflow::TensorShape state({shape.batch, shape.units}), bias = context->input(6).shape();
     TF_RETURN_IF_ERROR(Allocate(context, 1, context->input(4).shape(), &gradients->kernel));

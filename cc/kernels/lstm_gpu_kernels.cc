@@ -61,7 +61,7 @@ class QuantizedLstmGradGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, ReadCase(context, inputs_, 3, &given));
     OP_REQUIRES_OK(context, inputs_.CheckGradient(context, given.shape));
     // Before the memory of the gates may become the gradient's.
-    const core::LstmKept kept = {Floats(context->input(15)), Floats(context->input(16))};
+    const core::LstmKept kept = {Floats(context->input(16)), Floats(context->input(17))};
     core::LstmGradients gradients;
     Tensor without_bias, scratch;
     OP_REQUIRES_OK(context, inputs_.AllocateGradients(context, given.shape, &gradients, &without_bias));
@@ -69,7 +69,7 @@ class QuantizedLstmGradGpuOp : public OpKernel {
                                                    {core::cuda::LstmBackwardScratch(given.shape)}, &scratch));
     OP_REQUIRES_OK(context,
                    ToStatus(core::cuda::LstmBackward(
-                       given, Floats(context->input(14)), kept,
+                       given, Floats(context->input(15)), kept,
                        {Floats(context->input(0)), Floats(context->input(1)), Floats(context->input(2))},
                        gradients, Floats(&scratch), GpuStream(context))));
   }

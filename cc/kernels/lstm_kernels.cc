@@ -51,14 +51,14 @@ class QuantizedLstmGradOp : public OpKernel {
     OP_REQUIRES_OK(context, inputs_.ReadGrids(context, 3, &arguments));
     OP_REQUIRES_OK(context, inputs_.CheckGradient(context, shape));
     // Before the memory of the gates may become the gradient's.
-    const core::LstmKept kept = {LstmInputs::Floats(context->input(15)),
-                                 LstmInputs::Floats(context->input(16))};
+    const core::LstmKept kept = {LstmInputs::Floats(context->input(16)),
+                                 LstmInputs::Floats(context->input(17))};
     core::LstmGradients gradients;
     Tensor without_bias, memory;
     OP_REQUIRES_OK(context, inputs_.AllocateGradients(context, shape, &gradients, &without_bias));
     OP_REQUIRES_OK(
         context, context->allocate_temp(tensorflow::DT_FLOAT, {core::LstmBackwardWorkspace(shape)}, &memory));
-    core::LstmBackward(shape, arguments, LstmInputs::Floats(context->input(14)), kept,
+    core::LstmBackward(shape, arguments, LstmInputs::Floats(context->input(15)), kept,
                        {LstmInputs::Floats(context->input(0)), LstmInputs::Floats(context->input(1)),
                         LstmInputs::Floats(context->input(2))},
                        gradients, LstmInputs::Floats(&memory), TensorFlowThreads(context));

@@ -171,6 +171,9 @@ struct LstmDimensions {
     for (int i = 7; i < 11; ++i) TF_RETURN_IF_ERROR(c->WithRank(c->input(first + i), 0, &range));
     TF_RETURN_IF_ERROR(c->Multiply(units, 4, &gates));
     if (!IsEmpty(c, c->Dim(bias, 0))) TF_RETURN_IF_ERROR(Fits(c, bias, c->Vector(gates)));
+    ShapeHandle scales;
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 11), 2, &scales));
+    if (!IsEmpty(c, c->Dim(scales, 0))) TF_RETURN_IF_ERROR(Fits(c, scales, c->Matrix(2, 4)));
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 6), 2, &mask));
     if (IsEmpty(c, c->Dim(mask, 0)) && IsEmpty(c, c->Dim(mask, 1))) return tensorflow::OkStatus();
     return Fits(c, mask, time_major ? c->Matrix(time, batch) : c->Matrix(batch, time));
@@ -202,10 +205,10 @@ Status QuantizedLstmGradShape(InferenceContext* c) {
   LstmDimensions d;
   TF_RETURN_IF_ERROR(d.Read(c, 3));
   const ShapeHandle state = c->Matrix(d.batch, d.units);
-  for (int i : {0, 14}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), d.Sequence(c, d.units)));
+  for (int i : {0, 15}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), d.Sequence(c, d.units)));
   for (int i : {1, 2}) TF_RETURN_IF_ERROR(d.Fits(c, c->input(i), state));
-  TF_RETURN_IF_ERROR(d.Fits(c, c->input(15), d.Sequence(c, d.gates)));
-  TF_RETURN_IF_ERROR(d.Fits(c, c->input(16), d.Sequence(c, d.units)));
+  TF_RETURN_IF_ERROR(d.Fits(c, c->input(16), d.Sequence(c, d.gates)));
+  TF_RETURN_IF_ERROR(d.Fits(c, c->input(17), d.Sequence(c, d.units)));
   c->set_output(0, d.Sequence(c, d.gates));
   c->set_output(1, c->Matrix(d.features, d.gates));
   c->set_output(2, c->Matrix(d.units, d.gates));
@@ -512,6 +515,7 @@ REGISTER_OP("Dqat>QuantizedLstm")
     .Input("hidden_max: float")
     .Input("cell_min: float")
     .Input("cell_max: float")
+    .Input("product_scales: float")
     .Output("outputs: float")
     .Output("hidden: float")
     .Output("cell: float")
@@ -546,6 +550,10 @@ hidden_min: a scalar; +inf (with hidden_max = -inf) where there is no range yet:
 hidden_max: like hidden_min.
 cell_min: like hidden_min.
 cell_max: like hidden_min.
+product_scales: [2, 4], for each gate the scale of x times that of its kernel, then that of the hidden state times that
+  of its recurrent kernel: all is rounded as TFLite's integer kernel rounds it, with its fixed-point logistic and tanh,
+  once both ranges are known and the cell state's scale is a power of two from 2^-15 to 2^-9. Or [0, 0]: gates are
+  float32.
 outputs: [batch, time, units]; in the order of computation.
 hidden: [batch, units], after the last timestep.
 cell: [batch, units], after the last timestep.
@@ -572,6 +580,7 @@ REGISTER_OP("Dqat>QuantizedLstmGrad")
     .Input("hidden_max: float")
     .Input("cell_min: float")
     .Input("cell_max: float")
+    .Input("product_scales: float")
     .Input("outputs: float")
     .Input("gates: float")
     .Input("cells: float")

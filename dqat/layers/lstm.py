@@ -6,9 +6,13 @@ import tensorflow as tf
 
 from dqat.keras_api import register
 from dqat.layers.cell_form import CellForm, State
-from dqat.layers.lstm_sequence import GATES, cell_values, lstm_sequence
+from dqat.layers.lstm_rounding import LstmRounding
+from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values, lstm_sequence
 from dqat.layers.recurrent import QuantizedRNN
-from dqat.quantizers import Quantizer
+from dqat.quantizers import Quantizer, range_scale
+
+#: Beside the weights: what each gate's products are rescaled by, see `dqat.ops.quantized_lstm`.
+PRODUCT_SCALES = "product_scales"
 
 
 class FusedLSTMForm(CellForm):
@@ -29,23 +33,24 @@ class FusedLSTMForm(CellForm):
         projected = tf.matmul(x, self._flat(run.weights["kernel"]))
         return projected + run.weights["bias"] if "bias" in run.weights else projected
 
-    def bias_products(self):
-        """None: the operation that runs all timesteps adds the biases in float, and this is its second opinion."""
-        return {}
-
     def step(self, projected, states, run):
         """See `CellForm.step`."""
         h, c = states
-        sums = projected + tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
-        c, gate = cell_values(sums, c)
+        scales = run.weights.get(PRODUCT_SCALES)
+        rounding = None if scales is None else LstmRounding.of(scales, run.levels("cell_state")[0])
+        recurrent = tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
+        c, gate = cell_values(projected, recurrent, c, rounding)
         c = run.point("cell_state", c, kind="cell_state")
-        h = run.point("hidden", gate * tf.tanh(c))
+        h = run.point("hidden", gate * cell_tanh(c, rounding))
         return h, (h, c)
 
 
 @register("dqat")
 class QuantizedLSTM(QuantizedRNN):
-    """Simulates TFLite's integer LSTM (int8 inputs, weights and hidden state, int16 cell state) in float32.
+    """Simulates TFLite's integer LSTM (int8 inputs, weights and hidden state, int16 cell state).
+
+    Once the ranges of input and states are known, sums, gates and cell state are those of the integer kernel, but for
+    float32 sums on the edge of a rounding; before that, and for other numbers of bits, gates are float32.
 
     Quantization points, as in `lite/kernels/lstm_eval.cc`, LstmEval8x8_16: each gate's two weight matrices
     symmetric int8 per tensor; gate pre-activations saturate at ±8; the cell state int16 with a power-of-two
@@ -68,14 +73,16 @@ class QuantizedLSTM(QuantizedRNN):
         if self.layer.cell.recurrent_dropout:
             return super()._sequence(x, states, mask, training)
         weights = (tf.reshape(weight, [-1, GATES * self.layer.units]) for weight in self.weights_in_use().values())
+        others = self._biases()
         outputs, states, records = lstm_sequence(
             x,
             tuple(weights),
-            self.layer.cell.bias if self.layer.use_bias else None,
+            others.get("bias"),
             self.hidden,
             self.cell_state,
             initial_state=states if self.layer.stateful else None,
             mask=mask,
+            product_scales=others.get(PRODUCT_SCALES),
             go_backwards=self.layer.go_backwards,
         )
         if training is not None and training is not False:
@@ -83,6 +90,15 @@ class QuantizedLSTM(QuantizedRNN):
                 quantizer.submit(record, training)
         # The last output is the last hidden state, and stays it through masked steps.
         return outputs, states[0], states
+
+    def _biases(self) -> dict[str, tf.Tensor]:
+        found, specs = super()._biases(), (self.hidden.spec, self.cell_state.spec)
+        source, float32 = self.input_quantizer, self.compute_dtype == "float32"
+        if source is None or not float32 or [spec.num_bits for spec in specs] != [8, 16]:
+            return found
+        ranges, sources = self.weight_ranges(), {"kernel": source, "recurrent_kernel": self.hidden}
+        scales = [quantizer.scale() * range_scale(ranges[role], self.weight) for role, quantizer in sources.items()]
+        return found | {PRODUCT_SCALES: tf.stack([tf.broadcast_to(scale, [GATES]) for scale in scales])}
 
     @property
     def hidden(self) -> Quantizer:

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from dqat import native, ops
 from dqat.layers.loop_records import records_extremes_alone
+from dqat.layers.lstm_rounding import LstmRounding
 from dqat.observers import Record, merge_records
 from dqat.quantizers import Quantizer
 
@@ -18,20 +19,35 @@ State = tuple[tf.Tensor, tf.Tensor]
 Sequence = tuple[tf.Tensor, State, tuple[Record, Record]]
 
 
-def cell_values(sums: tf.Tensor, cell_before: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def cell_values(
+    projected: tf.Tensor, recurrent: tf.Tensor, cell_before: tf.Tensor, rounding: LstmRounding | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """One timestep between the products and the states' quantization, as TFLite's integer LSTM computes it.
 
     Args:
-        sums: float32 [batch, 4 * units], the gates before their activations.
+        projected: float32 [batch, 4 * units]: the inputs' share of the gates before their activations.
+        recurrent: float32 [batch, 4 * units]: the hidden state's.
         cell_before: float32 [batch, units], quantized.
+        rounding: of the integer kernel; None for none.
 
     Returns:
         The new cell state, clipped, and the output gate: float32 [batch, units]. The hidden state is the gate times
-        the tanh of the cell state, once that is quantized.
+        the tanh of the cell state (`cell_tanh`), once that is quantized.
     """
-    i, f, g, o = tf.split(tf.clip_by_value(sums, GATE_MIN, GATE_MAX), GATES, axis=-1)
-    cell = tf.sigmoid(f) * cell_before + tf.sigmoid(i) * tf.tanh(g)
-    return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), tf.sigmoid(o)
+    sums = tf.clip_by_value(projected + recurrent, GATE_MIN, GATE_MAX)
+    if rounding is None:
+        i, f, g, o = tf.split(sums, GATES, axis=-1)
+        i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
+        cell = f * cell_before + i * g
+    else:
+        i, f, g, o = rounding.gates(projected, recurrent, sums)
+        cell = rounding.cell_sum(i, f, g, cell_before)
+    return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), o
+
+
+def cell_tanh(cell: tf.Tensor, rounding: LstmRounding | None = None) -> tf.Tensor:
+    """The tanh of a quantized cell state, as the integer kernel computes it where `rounding` is given."""
+    return tf.tanh(cell) if rounding is None else rounding.tanh(cell)
 
 
 def has_kernels() -> bool:
@@ -54,6 +70,7 @@ def lstm_sequence(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
+    product_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """Runs a sequence with the ranges in use at its start, on the quantization points of TFLite's integer LSTM.
@@ -66,6 +83,7 @@ def lstm_sequence(
         cell_state: quantizer of the cell state.
         initial_state: float32 [batch, units] each, hidden and cell; None for zeros.
         mask: bool [batch, time]; where it is false, states and output stay, and nothing is recorded.
+        product_scales: float32 [2, 4], see `dqat.ops.quantized_lstm`; None for gates in float32.
         go_backwards: runs from the last timestep to the first; outputs are in the order of computation.
 
     Returns:
@@ -74,7 +92,15 @@ def lstm_sequence(
     """
     run = fused if fits_fused(x, hidden, cell_state) else composed
     outputs, states, records = run(
-        x, weights, bias, hidden, cell_state, initial_state=initial_state, mask=mask, go_backwards=go_backwards
+        x,
+        weights,
+        bias,
+        hidden,
+        cell_state,
+        initial_state=initial_state,
+        mask=mask,
+        product_scales=product_scales,
+        go_backwards=go_backwards,
     )
     outputs.set_shape([x.shape[0], x.shape[1], weights[1].shape[0]])
     return outputs, states, records
@@ -89,6 +115,7 @@ def fused(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
+    product_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """`lstm_sequence` by `dqat.ops.quantized_lstm`."""
@@ -100,6 +127,7 @@ def fused(
         cell_state.in_use(),
         initial_state=initial_state,
         mask=mask,
+        product_scales=product_scales,
         go_backwards=go_backwards,
         hidden_bits=hidden.spec.num_bits,
         hidden_narrow_range=hidden.spec.narrow_range,
@@ -118,6 +146,7 @@ def composed(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
+    product_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """`lstm_sequence` by a loop of plain operations: for every device and observer, and the tests' second opinion."""
@@ -134,6 +163,7 @@ def composed(
     if bias is not None:
         projected += bias
     hidden_in_use, cell_in_use = hidden.in_use(), cell_state.in_use()
+    rounding = None if product_scales is None else LstmRounding.of(product_scales, cell_state.scale())
     time, batch = tf.shape(x)[0], tf.shape(x)[1]
 
     def tracked(quantizer, value, in_use, t):
@@ -143,9 +173,9 @@ def composed(
         return quantized, record
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
-        new_c, gate = cell_values(projected[t] + tf.matmul(h, recurrent), c)
+        new_c, gate = cell_values(projected[t], tf.matmul(h, recurrent), c, rounding)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
-        new_h, h_record = tracked(hidden, gate * tf.tanh(new_c), hidden_in_use, t)
+        new_h, h_record = tracked(hidden, gate * cell_tanh(new_c, rounding), hidden_in_use, t)
         output = new_h if mask is None else tf.where(mask[t], new_h, output)
         if mask is not None:
             new_h, new_c = tf.where(mask[t], new_h, h), tf.where(mask[t], new_c, c)

@@ -12,8 +12,8 @@ from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
 from dqat.layers.wrapper import QuantizedLayer
-from dqat.observers import Fixed, LearnedStep, Observer, Range, Record
-from dqat.quantizers import Quantizer
+from dqat.observers import Fixed, LearnedStep, Observer, Record
+from dqat.quantizers import Quantizer, range_scale
 from dqat.specs import QuantizerSpec
 
 #: Operations that need no point of their own where one of these follows, since TFLite fuses them.
@@ -42,7 +42,7 @@ def _levels(quantizer: Quantizer) -> tuple[tf.Tensor, tf.Tensor]:
     low, high = quantizer.range()
     known = low <= high
     low, high = tf.where(known, low, 0.0), tf.where(known, high, 0.0)
-    scale, highest = _scale((low, high), quantizer.spec), quantizer.quantize(high, (low, high))
+    scale, highest = range_scale((low, high), quantizer.spec), quantizer.quantize(high, (low, high))
     return tf.stop_gradient(scale), tf.stop_gradient(highest)
 
 
@@ -278,7 +278,9 @@ class QuantizedRNN(QuantizedLayer):
         for role, (matrix, source) in self.form.bias_products().items():
             quantizer = self.input_quantizer if source is None else self.points[source]
             if role in found and quantizer is not None:
-                step = _scale(self.weight_ranges()[matrix], self.weight) * _scale(quantizer.range(), quantizer.spec)
+                step = range_scale(self.weight_ranges()[matrix], self.weight) * quantizer.scale()
+                if step.shape.rank:  # one for each of the matrix's channels, such as gates
+                    step = tf.repeat(step, found[role].shape[-1] // step.shape[0])
                 found[role] = _on_grid(found[role], step)
         return found
 
@@ -440,10 +442,6 @@ class QuantizedRNN(QuantizedLayer):
         """The inverse of `get_config`."""
         names = ("layer", "weight", "activation", "observer", "cell_state", "output")
         return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
-
-
-def _scale(range_: Range, spec: QuantizerSpec) -> tf.Tensor:
-    return (range_[1] - range_[0]) / (2.0**spec.num_bits - (2.0 if spec.narrow_range else 1.0))
 
 
 def _on_grid(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:

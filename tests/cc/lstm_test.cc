@@ -59,7 +59,7 @@ class Aligned {
 
 // All results of both directions, one after the other.
 std::vector<float> Everything(const LstmShape& shape, bool masked, bool backwards, bool time_major,
-                              const Parallel& parallel) {
+                              const Parallel& parallel, const float* factors = nullptr) {
   const int64_t states = shape.batch * shape.units, sequence = shape.rows() * shape.units;
   const std::vector<float> x = Normal(shape.rows() * shape.features, 1);
   const std::vector<float> kernel = Normal(shape.features * shape.gates(), 2, 0.5f);
@@ -78,7 +78,8 @@ std::vector<float> Everything(const LstmShape& shape, bool masked, bool backward
                                    backwards,
                                    time_major,
                                    MakeStateGrid(MakeGrid({-0.9f, 0.9f}, {8, false})),
-                                   MakeStateGrid(MakeGrid({-2.0f, 2.0f}, {16, false}))};
+                                   MakeStateGrid(MakeGrid({-2.0f, 2.0f - 1.0f / 16384.0f}, {16, false})),
+                                   factors};
   std::vector<float> outputs(sequence), last_hidden(states), last_cell(states);
   std::vector<float> gates(shape.rows() * shape.gates()), cells(sequence);
   Aligned forward(LstmForwardWorkspace(shape));
@@ -113,6 +114,9 @@ std::vector<float> Everything(const LstmShape& shape, bool masked, bool backward
   return all;
 }
 
+// As of a trained layer: sums keep 0 to 3 bits for their second rounding.
+constexpr float kFactors[] = {3e-4f, 1e-4f, 1e-4f, 5e-5f, 4e-5f, 6e-5f, 1e-4f, 2e-4f};
+
 // Less than a block of units, tails of blocks and panels, more rows than a group; the last one so large that
 // threads divide its units.
 std::vector<LstmShape> Shapes() {
@@ -123,9 +127,11 @@ std::vector<LstmShape> Shapes() {
 TEST(SpreadTest, AnLstmHasTheSameBitsOnAnyNumberOfThreads) {
   for (const LstmShape& shape : Shapes()) {
     for (const bool masked : {false, true}) {
-      const std::vector<float> one = Everything(shape, masked, masked, false, Threads(1));
+      const float* factors = masked ? kFactors : nullptr;
+      const std::vector<float> one = Everything(shape, masked, masked, false, Threads(1), factors);
       for (const int threads : {2, 5}) {
-        EXPECT_EQ(FirstDifference(Everything(shape, masked, masked, false, Threads(threads)), one), -1)
+        EXPECT_EQ(FirstDifference(Everything(shape, masked, masked, false, Threads(threads), factors), one),
+                  -1)
             << "batch " << shape.batch << ", units " << shape.units << ", threads " << threads;
       }
     }
@@ -139,15 +145,42 @@ TEST(LstmTest, InstructionSetsWithFusedMultiplyAddsHaveTheSameBits) {
     ASSERT_TRUE(SetInstructionSet(name));
     std::vector<float> all;
     for (const LstmShape& shape : Shapes()) {
-      const std::vector<float> part = Everything(shape, true, false, true, Threads(1));
-      for (const float value : part) EXPECT_FALSE(std::isnan(value)) << name;
-      all.insert(all.end(), part.begin(), part.end());
+      for (const float* factors : {static_cast<const float*>(nullptr), kFactors}) {
+        const std::vector<float> part = Everything(shape, true, false, true, Threads(1), factors);
+        for (const float value : part) EXPECT_FALSE(std::isnan(value)) << name;
+        all.insert(all.end(), part.begin(), part.end());
+      }
     }
     if (std::string(name) == "baseline") continue;
     if (first.empty()) first = all;
     EXPECT_EQ(FirstDifference(all, first), -1) << name;
   }
   SetInstructionSet(best);
+}
+
+TEST(LstmTest, RoundsAsTheIntegerKernelOnlyWithAGridOfTflites) {
+  const StateGrid hidden = MakeStateGrid(MakeGrid({-1.0f, 1.0f}, {8, false}));
+  const auto cell = [](float bound) {
+    return MakeStateGrid(MakeGrid({-bound, bound - bound / 32768.0f}, {16, false}));
+  };
+  for (const float bound : {1.0f, 8.0f, 64.0f}) {
+    const LstmRounding rounding = MakeLstmRounding(kFactors, hidden, cell(bound));
+    EXPECT_TRUE(rounding.is_integer);
+    EXPECT_EQ(rounding.cell_scale, bound / 32768.0f);
+    EXPECT_EQ(rounding.input_shift[0], 0);   // 3e-4 * 2^12 is over 1
+    EXPECT_EQ(rounding.hidden_shift[0], 2);  // 4e-5 * 2^12 is over 1/8
+  }
+  const StateGrid unknown = MakeStateGrid(MakeGrid({}, {8, false}));
+  EXPECT_FALSE(MakeLstmRounding(nullptr, hidden, cell(8.0f)).is_integer);
+  EXPECT_FALSE(MakeLstmRounding(kFactors, unknown, cell(8.0f)).is_integer);
+  EXPECT_FALSE(MakeLstmRounding(kFactors, hidden, unknown).is_integer);
+  for (const float bound : {0.5f, 128.0f, 3.0f}) {
+    EXPECT_FALSE(MakeLstmRounding(kFactors, hidden, cell(bound)).is_integer) << bound;
+  }
+  for (const float wrong : {0.0f, -1.0f, kNan, kInf}) {
+    const float factors[] = {1e-4f, 1e-4f, 1e-4f, 1e-4f, 1e-4f, 1e-4f, wrong, 1e-4f};
+    EXPECT_FALSE(MakeLstmRounding(factors, hidden, cell(8.0f)).is_integer) << wrong;
+  }
 }
 
 TEST(LstmTest, ActivationsAreWithinThreeUlps) {

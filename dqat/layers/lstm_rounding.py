@@ -1,0 +1,140 @@
+"""How TFLite's integer LSTM rounds, in plain operations: `cc/core/lstm_element.h` as a composition."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from dqat import integer
+
+#: Bits that a sum keeps until its second rounding; a float32 has no more.
+_MOST_SHIFT = 9
+#: Exponents of the cell state's scale for which TFLite has a tanh.
+_LEAST_EXPONENT, _MOST_EXPONENT = -15, -9
+_CODES = 2**16
+
+
+@functools.cache
+def _table(integer_bits: int | None) -> np.ndarray:
+    """The fixed-point tanh at all codes, or the logistic (None), in Q0.15."""
+    codes = np.arange(-_CODES // 2, _CODES // 2).astype(np.int16)
+    return integer.logistic(codes) if integer_bits is None else integer.tanh(codes, integer_bits=integer_bits)
+
+
+def _shifted_right(x: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """x / 2^shift in int32, halves away from zero."""
+    shift = tf.broadcast_to(shift, tf.shape(x))
+    rest = tf.bitwise.left_shift(tf.ones_like(x), shift) - 1
+    threshold = tf.bitwise.right_shift(rest, tf.ones_like(x)) + tf.cast(x < 0, tf.int32)
+    over = tf.bitwise.bitwise_and(x, rest) > threshold
+    return tf.bitwise.right_shift(x, shift) + tf.cast(over, tf.int32)
+
+
+def _nearest(x: tf.Tensor) -> tf.Tensor:
+    rounded = tf.clip_by_value(tf.floor(x + 0.5), -(2.0**27), 2.0**27)
+    return tf.cast(tf.where(tf.math.is_nan(rounded), 0.0, rounded), tf.int32)
+
+
+def _saturated(x: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(x, -_CODES // 2, _CODES // 2 - 1)
+
+
+def _power(exponent: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(tf.bitwise.left_shift(exponent + 127, tf.fill(tf.shape(exponent), 23)), tf.float32)
+
+
+def _exponent(x: tf.Tensor) -> tf.Tensor:
+    """Of a positive float32, mantissa in [1, 2)."""
+    return tf.bitwise.right_shift(tf.bitcast(x, tf.int32), tf.fill(tf.shape(x), 23)) - 127
+
+
+@tf.custom_gradient
+def _instead(smooth: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, object]:
+    """`value`, with the gradient of `smooth`."""
+    return tf.identity(value), lambda slope: (slope, None)
+
+
+@tf.custom_gradient
+def _logistic(sums: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, object]:
+    return tf.identity(value), lambda slope: (slope * (value * (1.0 - value)), None)
+
+
+@tf.custom_gradient
+def _tanh(sums: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, object]:
+    return tf.identity(value), lambda slope: (slope * (1.0 - value * value), None)
+
+
+class LstmRounding(NamedTuple):
+    """The roundings of one layer.
+
+    Attributes:
+        shift: int32 [2, 4, 1]: bits that the sums keep until they are rounded again, of inputs and hidden states.
+        cell_exponent: int32 scalar; the cell state's scale is 2 to this.
+        is_known: bool scalar; where false, nothing is rounded.
+    """
+
+    shift: tf.Tensor
+    cell_exponent: tf.Tensor
+    is_known: tf.Tensor
+
+    @classmethod
+    def of(cls, product_scales: tf.Tensor, cell_scale: tf.Tensor) -> "LstmRounding":
+        """From what `dqat.ops.quantized_lstm` calls so, and the scale of the cell state."""
+        scales = tf.stop_gradient(product_scales)
+        factors = scales * 4096.0
+        known = (factors > 0.0) & tf.math.is_finite(factors)
+        shift = tf.clip_by_value(-_exponent(tf.where(known, factors, 1.0)) - 1, 0, _MOST_SHIFT)
+        cell_scale = tf.convert_to_tensor(tf.stop_gradient(cell_scale))
+        positive = tf.where(cell_scale > 0.0, cell_scale, 3.0)
+        exponent = _exponent(positive)
+        fits = (_power(exponent) == positive) & (exponent >= _LEAST_EXPONENT) & (exponent <= _MOST_EXPONENT)
+        exponent = tf.clip_by_value(exponent, _LEAST_EXPONENT, _MOST_EXPONENT)
+        return cls(shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
+
+    def gates(self, from_inputs: tf.Tensor, from_hidden: tf.Tensor, clipped: tf.Tensor) -> list[tf.Tensor]:
+        """i, f, g and o after their activations.
+
+        Args:
+            from_inputs: float32 [batch, 4 * units]: the inputs' share of the sums.
+            from_hidden: the hidden state's.
+            clipped: the sum of both, within the bounds of 16 bits: what gradients go to.
+        """
+        units = clipped.shape[-1] // 4
+        codes = 0
+        for share, sums in enumerate((from_inputs, from_hidden)):
+            shift = tf.repeat(self.shift[share], units, axis=1)
+            sums = tf.reshape(sums, [-1, 4, units])
+            code = _shifted_right(_nearest(sums * _power(shift + 12)), shift)
+            codes = _saturated(codes + code)
+        sums = tf.unstack(tf.reshape(clipped, [-1, 4, units]), axis=1)
+        found = []
+        for gate, (code, x) in enumerate(zip(tf.unstack(codes, axis=1), sums, strict=True)):
+            is_tanh = gate == 2
+            rounded = self._looked_up(_table(3 if is_tanh else None), code) + x * 0.0  # a NaN stays a NaN
+            value = tf.where(self.is_known, rounded, tf.tanh(x) if is_tanh else tf.sigmoid(x))
+            found.append((_tanh if is_tanh else _logistic)(x, tf.stop_gradient(value)))
+        return found
+
+    def cell_sum(self, i: tf.Tensor, f: tf.Tensor, g: tf.Tensor, cell: tf.Tensor) -> tf.Tensor:
+        """f * cell + i * g; both products are rounded to the cell state's grid."""
+        i_code, f_code, g_code = (_nearest(gate * 32768.0) for gate in (i, f, g))
+        kept = _shifted_right(f_code * self._cell_code(cell), tf.constant(15))
+        added = _shifted_right(i_code * g_code, 30 + self.cell_exponent)
+        rounded = tf.cast(kept + added, tf.float32) * _power(self.cell_exponent) + (i + f + g) * 0.0
+        smooth = f * cell + i * g
+        return _instead(smooth, tf.stop_gradient(tf.where(self.is_known, rounded, smooth)))
+
+    def tanh(self, cell: tf.Tensor) -> tf.Tensor:
+        """Of a cell state on its grid."""
+        tables = np.concatenate([_table(15 + e) for e in range(_LEAST_EXPONENT, _MOST_EXPONENT + 1)])
+        first = (self.cell_exponent - _LEAST_EXPONENT) * _CODES
+        rounded = self._looked_up(tables, first + self._cell_code(cell)) + cell * 0.0
+        return _tanh(cell, tf.stop_gradient(tf.where(self.is_known, rounded, tf.tanh(cell))))
+
+    def _cell_code(self, cell: tf.Tensor) -> tf.Tensor:
+        return _saturated(_nearest(cell * _power(-self.cell_exponent)))
+
+    @staticmethod
+    def _looked_up(table: np.ndarray, code: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.gather(table, code + _CODES // 2), tf.float32) / 32768.0
