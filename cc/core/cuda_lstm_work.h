@@ -273,7 +273,7 @@ struct LstmBackwardStep {
     float tanh_cell = 0.0f, cell_sum = 0.0f;
     if (rounding.is_integer) {
       const int16_t code = (int16_t)CellCode(cell, rounding);
-      tanh_cell = TanhOf(FixedPointTanh(code, 15 + rounding.cell_exponent), cell);
+      tanh_cell = TanhOf(FixedPointTanh(code, 15 + rounding.cell_exponent) * kQ15, cell);
       cell_sum = RoundedCellSum(gates, cell_before, rounding);
     } else {
       tanh_cell = Tanh(cell);

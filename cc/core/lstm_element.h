@@ -167,28 +167,31 @@ DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* factor
   return rounding;
 }
 
-// The nearest integer, halves upwards, as far as ±2^27; 0 for a NaN.
+// The nearest integer, halves upwards, as far as ±2^27; the least for a NaN.
 DQAT_HOST_DEVICE static inline int32_t NearestInteger(float x) {
-  const float limited = Clip(floorf(x + 0.5f), -134217728.0f, 134217728.0f);
-  return (int32_t)(limited == limited ? limited : 0.0f);
+  constexpr float kMost = 134217728.0f;
+  const float nearest = floorf(x + 0.5f), low = nearest > -kMost ? nearest : -kMost;
+  return (int32_t)(low < kMost ? low : kMost);
+}
+
+// RoundingDivideByPowerOfTwo, for vectors: the sign's bits add -1 to what half a step adds, unless shift is
+// 0.
+DQAT_HOST_DEVICE static inline int32_t DivideByPowerOfTwo(int32_t x, int32_t shift) {
+  const int32_t half = (1 << shift) >> 1, sign = shift > 0 ? -1 : 0;
+  return (x + half + ((x >> 31) & sign)) >> shift;
 }
 
 // The 16 bits that go into a gate's activation, in units of 2^-12.
 DQAT_HOST_DEVICE static inline int32_t GateCode(float from_input, float from_hidden,
                                                 const LstmRounding& rounding, int gate) {
-  const int32_t first = RoundingDivideByPowerOfTwo(NearestInteger(from_input * rounding.input_steps[gate]),
-                                                   rounding.input_shift[gate]);
-  const int32_t second = RoundingDivideByPowerOfTwo(NearestInteger(from_hidden * rounding.hidden_steps[gate]),
-                                                    rounding.hidden_shift[gate]);
+  const int32_t first =
+      DivideByPowerOfTwo(NearestInteger(from_input * rounding.input_steps[gate]), rounding.input_shift[gate]);
+  const int32_t second = DivideByPowerOfTwo(NearestInteger(from_hidden * rounding.hidden_steps[gate]),
+                                            rounding.hidden_shift[gate]);
   return SaturateToInt16(SaturateToInt16(first) + second);
 }
 
 constexpr float kQ15 = 1.0f / 32768.0f;
-
-// The gate of a code in Q0.15; NaN where the sum is.
-DQAT_HOST_DEVICE static inline float GateOf(int32_t code, float sum) {
-  return (float)code * kQ15 + Clip(sum, kGateMin, kGateMax) * 0.0f;
-}
 
 DQAT_HOST_DEVICE static inline int32_t CellCode(float cell, const LstmRounding& rounding) {
   return SaturateToInt16(NearestInteger(cell * rounding.cell_steps));
@@ -197,19 +200,20 @@ DQAT_HOST_DEVICE static inline int32_t CellCode(float cell, const LstmRounding& 
 // CellSum as the integer kernel rounds it, from gates in Q0.15.
 DQAT_HOST_DEVICE static inline float RoundedCellSum(const LstmGates& gates, float cell,
                                                     const LstmRounding& rounding) {
-  const int32_t i = NearestInteger(gates.i * 32768.0f), f = NearestInteger(gates.f * 32768.0f);
-  const int32_t g = NearestInteger(gates.g * 32768.0f);
-  const int32_t kept = RoundingDivideByPowerOfTwo(f * CellCode(cell, rounding), 15);
-  const int32_t added = RoundingDivideByPowerOfTwo(i * g, 30 + rounding.cell_exponent);
-  return (float)(kept + added) * rounding.cell_scale + (gates.i + gates.f + gates.g) * 0.0f;
+  const int32_t i = (int32_t)(gates.i * 32768.0f), f = (int32_t)(gates.f * 32768.0f);
+  const int32_t g = (int32_t)(gates.g * 32768.0f);
+  const int32_t kept = DivideByPowerOfTwo(f * CellCode(cell, rounding), 15);
+  const int32_t added = DivideByPowerOfTwo(i * g, 30 + rounding.cell_exponent);
+  return (float)(kept + added) * rounding.cell_scale;
 }
 
-// The new cell state, from gates in Q0.15.
+// The new cell state, from gates in Q0.15; NaN where one of their sums is no number.
 DQAT_HOST_DEVICE static inline void UpdateCell(const LstmGates& gates, const LstmGates& sums, float cell,
                                                const StateGrid& cell_grid, const LstmRounding& rounding,
                                                LstmOutcome* result) {
+  const float nothing = ((sums.i + sums.f) + (sums.g + sums.o)) * 0.0f;
   result->gates = KeptGates(gates, sums);
-  result->cell_value = Clip(RoundedCellSum(gates, cell, rounding), -kCellClip, kCellClip);
+  result->cell_value = Clip(RoundedCellSum(gates, cell, rounding), -kCellClip, kCellClip) + nothing;
   result->cell = QuantizeState(result->cell_value, cell_grid);
 }
 
@@ -219,10 +223,8 @@ DQAT_HOST_DEVICE static inline void UpdateHidden(float o, float tanh_cell, const
   result->hidden = QuantizeState(result->hidden_value, hidden_grid);
 }
 
-// The tanh of a cell state that has this code; NaN where the state is.
-DQAT_HOST_DEVICE static inline float TanhOf(int32_t code_of_tanh, float cell) {
-  return (float)code_of_tanh * kQ15 + cell * 0.0f;
-}
+// The tanh of a cell state, from its value in Q0.15; NaN where the state is.
+DQAT_HOST_DEVICE static inline float TanhOf(float tanh, float cell) { return tanh + cell * 0.0f; }
 
 // All of it, without tables.
 DQAT_HOST_DEVICE static inline LstmOutcome IntegerLstmForward(const LstmGates& from_input,
@@ -233,15 +235,15 @@ DQAT_HOST_DEVICE static inline LstmOutcome IntegerLstmForward(const LstmGates& f
   const LstmGates sums = {from_input.i + from_hidden.i, from_input.f + from_hidden.f,
                           from_input.g + from_hidden.g, from_input.o + from_hidden.o};
   const LstmGates gates = {
-      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.i, from_hidden.i, rounding, 0)), sums.i),
-      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.f, from_hidden.f, rounding, 1)), sums.f),
-      GateOf(FixedPointTanh((int16_t)GateCode(from_input.g, from_hidden.g, rounding, 2), 3), sums.g),
-      GateOf(FixedPointLogistic((int16_t)GateCode(from_input.o, from_hidden.o, rounding, 3)), sums.o)};
+      FixedPointLogistic((int16_t)GateCode(from_input.i, from_hidden.i, rounding, 0)) * kQ15,
+      FixedPointLogistic((int16_t)GateCode(from_input.f, from_hidden.f, rounding, 1)) * kQ15,
+      FixedPointTanh((int16_t)GateCode(from_input.g, from_hidden.g, rounding, 2), 3) * kQ15,
+      FixedPointLogistic((int16_t)GateCode(from_input.o, from_hidden.o, rounding, 3)) * kQ15};
   LstmOutcome result;
   UpdateCell(gates, sums, cell, cell_grid, rounding, &result);
   const int16_t code = (int16_t)CellCode(result.cell, rounding);
-  UpdateHidden(gates.o, TanhOf(FixedPointTanh(code, 15 + rounding.cell_exponent), result.cell), hidden_grid,
-               &result);
+  const float tanh = FixedPointTanh(code, 15 + rounding.cell_exponent) * kQ15;
+  UpdateHidden(gates.o, TanhOf(tanh, result.cell), hidden_grid, &result);
   return result;
 }
 

@@ -46,9 +46,10 @@ void Forward(const StateGrid& cells, const StateGrid& hiddens, const float* recu
   }
 }
 
-// Apart from the loops beside it, which are vectors.
-static inline void LookUp(const int16_t* table, int32_t* codes) {
-  for (int u = 0; u < kLanes; ++u) codes[u] = table[codes[u]];
+// Loops of their own, since they are no vectors.
+static inline void LookUp(const float* table, const int32_t* codes, float* values) {
+#pragma GCC unroll 16
+  for (int u = 0; u < kLanes; ++u) values[u] = table[codes[u]];
 }
 
 void IntegerForward(const StateGrid& cells, const StateGrid& hiddens, const LstmRounding& roundings,
@@ -57,7 +58,7 @@ void IntegerForward(const StateGrid& cells, const StateGrid& hiddens, const Lstm
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
   const LstmRounding rounding = roundings;
   alignas(64) int32_t codes[4 * kLanes], cell_codes[kLanes];
-  alignas(64) float sums[4 * kLanes], output_gate[kLanes], cell_values[kLanes];
+  alignas(64) float sums[4 * kLanes], values[4 * kLanes], cell_values[kLanes], tanh[kLanes];
   for (int gate = 0; gate < 4; ++gate) {
     const float* from_input = gates + gate * stride;
     const int first = gate * kLanes;
@@ -67,26 +68,25 @@ void IntegerForward(const StateGrid& cells, const StateGrid& hiddens, const Lstm
       codes[first + u] = GateCode(input, recurrent[first + u], rounding, gate);
       sums[first + u] = input + recurrent[first + u];
     }
-    LookUp(gate == 2 ? tables.gate_tanh : tables.logistic, codes + first);
+  }
+  for (int gate = 0; gate < 4; ++gate) {
+    const int first = gate * kLanes;
+    LookUp(gate == 2 ? tables.gate_tanh : tables.logistic, codes + first, values + first);
   }
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
-    const LstmGates sum = Lane(sums, kLanes, u);
-    const LstmGates gate = {GateOf(codes[u], sum.i), GateOf(codes[kLanes + u], sum.f),
-                            GateOf(codes[2 * kLanes + u], sum.g), GateOf(codes[3 * kLanes + u], sum.o)};
     LstmOutcome result;
-    UpdateCell(gate, sum, cell[u], cell_grid, rounding, &result);
+    UpdateCell(Lane(values, kLanes, u), Lane(sums, kLanes, u), cell[u], cell_grid, rounding, &result);
     Store(result.gates, gates, stride, u);
     cell[u] = result.cell;
     cell_values[u] = result.cell_value;
-    output_gate[u] = gate.o;
     cell_codes[u] = CellCode(result.cell, rounding);
   }
-  LookUp(tables.cell_tanh, cell_codes);
+  LookUp(tables.cell_tanh, cell_codes, tanh);
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
     LstmOutcome result;
-    UpdateHidden(output_gate[u], TanhOf(cell_codes[u], cell[u]), hidden_grid, &result);
+    UpdateHidden(values[3 * kLanes + u], TanhOf(tanh[u], cell[u]), hidden_grid, &result);
     hidden[u] = result.hidden;
     Record(cell_values[u], result.hidden_value, u, record);
   }
@@ -114,13 +114,14 @@ void IntegerBackward(const StateGrid& cells, const StateGrid& hiddens, const Lst
   const StateGrid cell_grid = cells, hidden_grid = hiddens;
   const LstmRounding rounding = roundings;
   alignas(64) int32_t codes[kLanes];
+  alignas(64) float tanh[kLanes];
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) codes[u] = CellCode(cell[u], rounding);
-  LookUp(tables.cell_tanh, codes);
+  LookUp(tables.cell_tanh, codes, tanh);
 #pragma GCC ivdep
   for (int u = 0; u < kLanes; ++u) {
     const LstmGates kept = Lane(gates, stride, u);
-    const LstmSlopes result = LstmBackward(kept, cell_before[u], TanhOf(codes[u], cell[u]),
+    const LstmSlopes result = LstmBackward(kept, cell_before[u], TanhOf(tanh[u], cell[u]),
                                            RoundedCellSum(GatesOf(kept), cell_before[u], rounding),
                                            cell_slope[u], hidden_slope[u], cell_grid, hidden_grid);
     Store(result.sums, sums, sums_stride, u);

@@ -16,9 +16,9 @@ struct LstmRecord {
   float cell_min[kUnitLanes], cell_max[kUnitLanes], hidden_min[kUnitLanes], hidden_max[kUnitLanes];
 };
 
-// The integer kernel's functions at every 16-bit code, in Q0.15; each points to the value at 0.
+// The integer kernel's functions at every 16-bit code; each points to the value at 0.
 struct LstmTables {
-  const int16_t *logistic, *gate_tanh, *cell_tanh;
+  const float *logistic, *gate_tanh, *cell_tanh;
 };
 
 struct LstmRowKernels {

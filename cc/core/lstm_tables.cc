@@ -13,11 +13,11 @@ constexpr int kCodes = 1 << 16;
 class Table {
  public:
   template <typename Function>
-  const int16_t* Get(Function function) {
+  const float* Get(Function function) {
     std::call_once(once_, [&] {
-      values_ = std::make_unique<int16_t[]>(kCodes);
+      values_ = std::make_unique<float[]>(kCodes);
       for (int code = 0; code < kCodes; ++code) {
-        values_[code] = function(static_cast<int16_t>(code - kCodes / 2));
+        values_[code] = function(static_cast<int16_t>(code - kCodes / 2)) * kQ15;
       }
     });
     return values_.get() + kCodes / 2;
@@ -25,10 +25,10 @@ class Table {
 
  private:
   std::once_flag once_;
-  std::unique_ptr<int16_t[]> values_;
+  std::unique_ptr<float[]> values_;
 };
 
-const int16_t* TanhTable(int integer_bits) {
+const float* TanhTable(int integer_bits) {
   static std::array<Table, 7> tables;
   return tables[integer_bits].Get([&](int16_t x) { return FixedPointTanh(x, integer_bits); });
 }

@@ -7,7 +7,7 @@
 
 namespace dqat::core {
 
-// For a cell state of scale 2^cell_exponent, -15 to -9. Computed once in a process, 128 KiB a table.
+// For a cell state of scale 2^cell_exponent, -15 to -9. Computed once in a process, 256 KiB a table.
 LstmTables LstmTablesFor(int cell_exponent);
 
 }  // namespace dqat::core

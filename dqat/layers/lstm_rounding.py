@@ -111,17 +111,18 @@ class LstmRounding(NamedTuple):
         found = []
         for gate, (code, x) in enumerate(zip(tf.unstack(codes, axis=1), sums, strict=True)):
             is_tanh = gate == 2
-            rounded = self._looked_up(_table(3 if is_tanh else None), code) + x * 0.0  # a NaN stays a NaN
+            rounded = self._looked_up(_table(3 if is_tanh else None), code)
             value = tf.where(self.is_known, rounded, tf.tanh(x) if is_tanh else tf.sigmoid(x))
             found.append((_tanh if is_tanh else _logistic)(x, tf.stop_gradient(value)))
         return found
 
-    def cell_sum(self, i: tf.Tensor, f: tf.Tensor, g: tf.Tensor, cell: tf.Tensor) -> tf.Tensor:
-        """f * cell + i * g; both products are rounded to the cell state's grid."""
+    def cell_sum(self, i: tf.Tensor, f: tf.Tensor, g: tf.Tensor, cell: tf.Tensor, sums: tf.Tensor) -> tf.Tensor:
+        """f * cell + i * g, both products rounded to the cell state's grid; NaN where one of the `sums` is."""
         i_code, f_code, g_code = (_nearest(gate * 32768.0) for gate in (i, f, g))
         kept = _shifted_right(f_code * self._cell_code(cell), tf.constant(15))
         added = _shifted_right(i_code * g_code, 30 + self.cell_exponent)
-        rounded = tf.cast(kept + added, tf.float32) * _power(self.cell_exponent) + (i + f + g) * 0.0
+        rounded = tf.cast(kept + added, tf.float32) * _power(self.cell_exponent)
+        rounded += tf.reduce_sum(tf.reshape(sums * 0.0, [-1, 4, cell.shape[-1]]), axis=1)
         smooth = f * cell + i * g
         return _instead(smooth, tf.stop_gradient(tf.where(self.is_known, rounded, smooth)))
 

@@ -41,7 +41,7 @@ def cell_values(
         cell = f * cell_before + i * g
     else:
         i, f, g, o = rounding.gates(projected, recurrent, sums)
-        cell = rounding.cell_sum(i, f, g, cell_before)
+        cell = rounding.cell_sum(i, f, g, cell_before, sums)
     return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), o
 
 
