@@ -1,6 +1,6 @@
 """TFLite's integer arithmetic on NumPy arrays: what an exported model computes, to the bit.
 
-Works without importing TensorFlow. The kernels are plain reference loops in C++ (`cc/core/integer_kernels.h`),
+Works without importing TensorFlow. Most kernels are plain reference loops in C++ (`cc/core/integer_kernels.h`),
 after TFLite's `lite/kernels/internal/common.h` and `reference/integer_ops/fully_connected.h`, with the double
 rounding of its released builds.
 """
@@ -32,7 +32,10 @@ def quantization_parameters(
 
 
 def quantize(x: np.ndarray, *, scale: float, zero_point: int, num_bits: int = 8) -> np.ndarray:
-    """Integers of float values: round(x / scale), half up, plus the zero point; saturating.
+    """Integers of float values, as fake-quant rounds them: to the nearest, saturating.
+
+    Float32 decides which way a value goes that lies in the middle of two levels, and images that were scaled from 0 to
+    255 to a range of -1 to 1 lie there with every pixel. So this takes fake-quant's own steps.
 
     Args:
         x: float32, any shape. A NaN becomes the zero point.
@@ -46,7 +49,16 @@ def quantize(x: np.ndarray, *, scale: float, zero_point: int, num_bits: int = 8)
     Raises:
         ValueError: for a scale that is not positive, or a wrong number of bits.
     """
-    return native.module.quantize(x, scale=scale, zero_point=zero_point, num_bits=num_bits)
+    if not np.isfinite(scale) or scale <= 0.0:
+        raise ValueError(f"scale must be finite and positive, got {scale}")
+    if not 2 <= num_bits <= 16:
+        raise ValueError(f"num_bits must be 2 to 16, got {num_bits}")
+    half, scale, x = 1 << (num_bits - 1), np.float32(scale), np.asarray(x, np.float32)
+    inverse, rounding = np.float32(1.0) / scale, np.float32(0.5)
+    low, high = (np.float32(level - zero_point) * scale for level in (-half, half - 1))
+    zero_level = np.floor(-low * inverse + rounding)
+    steps = np.floor((np.clip(x, low, high) - low) * inverse - zero_level + rounding)
+    return np.clip(np.where(np.isnan(x), 0.0, steps).astype(np.int32) + zero_point, -half, half - 1)
 
 
 def dequantize(codes: np.ndarray, *, scale: float, zero_point: int) -> np.ndarray:

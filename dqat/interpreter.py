@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dqat import integer
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer
 from dqat.export.inspection import TfliteFile, inspect_tflite
@@ -94,12 +95,6 @@ def is_sealed(path: str | os.PathLike) -> bool:
         return checksum.is_there(file.read())
 
 
-def to_codes(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """int8 codes of float32 values, rounded as fake-quant rounds: half up."""
-    codes = np.floor(values / np.float32(scale) + np.float32(0.5)) + zero_point
-    return np.clip(codes, -128, 127).astype(np.int8)
-
-
 def numbers(values: Any) -> np.ndarray:
     """Samples as an interpreter takes them: int32 or float32."""
     values = np.asarray(values)
@@ -172,7 +167,9 @@ class Runner:
         return [np.concatenate(parts)[:count] for parts in zip(*each, strict=True)]
 
     def _codes(self, samples: np.ndarray, end: _End) -> np.ndarray:
-        return to_codes(samples, end.scale, end.zero_point) if end.dtype == np.int8 else samples.astype(end.dtype)
+        if end.dtype != np.int8:
+            return samples.astype(end.dtype)
+        return _to_codes(samples, end)
 
     def _run_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         self._interpreter.reset_all_variables()  # else an LSTM goes on from the last sample's state
@@ -183,7 +180,7 @@ class Runner:
             self.watched[index].append(self._interpreter.get_tensor(index))
         found = [self._interpreter.get_tensor(end.index) for end in self._outputs]
         return [
-            to_codes(value, end.scale, end.zero_point) if end.dtype == np.float32 else value
+            _to_codes(value, end) if end.dtype == np.float32 else value
             for value, end in zip(found, self._outputs, strict=True)
         ]
 
@@ -204,6 +201,10 @@ def _watchable(path: str | os.PathLike, watch: Sequence[int]) -> bytes:
 def _padded(codes: np.ndarray, size: int) -> np.ndarray:
     """The last samples again, where they are less than a batch."""
     return codes if len(codes) == size else np.concatenate([codes, np.repeat(codes[-1:], size - len(codes), axis=0)])
+
+
+def _to_codes(values: np.ndarray, end: _End) -> np.ndarray:
+    return integer.quantize(values, scale=end.scale, zero_point=end.zero_point).astype(np.int8)
 
 
 def _end(path: str | os.PathLike, file: TfliteFile, details: dict[str, Any]) -> _End:

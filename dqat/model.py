@@ -9,7 +9,7 @@ import tensorflow as tf
 from dqat import graph, serving
 from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
-from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
 from dqat.layers.wrapper import one_pass
 from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
@@ -121,18 +121,19 @@ class QuantizedModel(keras.Model):
 
 
 def _input_quantizers(model: keras.Model) -> dict[keras.layers.Layer, set[Quantizer | None]]:
-    """What quantizes the inputs of each recurrent layer."""
+    """What quantizes the inputs of each layer that adds biases to products of them."""
     found: dict[keras.layers.Layer, set[Quantizer | None]] = {}
     calls = graph.read(model).calls
     makers = {result: call for call in calls for result in call.results}
     for call in calls:
-        if not isinstance(call.layer, (QuantizedRNN, QuantizedBidirectional)):
+        if not isinstance(call.layer, (QuantizedRNN, QuantizedBidirectional, QuantizeWrapper)):
             continue
-        maker, quantizer = makers[call.inputs[0]], None
-        while quantizer is None and maker.inputs:  # through layers that pass values on
-            layer = maker.layer
-            quantizer = layer if isinstance(layer, Quantizer) else getattr(layer, "output_quantizer", None)
+        maker = makers[call.inputs[0]]
+        while maker.inputs and not isinstance(maker.layer, (Quantizer, QuantizedLayer)):  # it passes values on
             maker = makers[maker.inputs[0]]
+        layer = maker.layer
+        quantizer = layer if isinstance(layer, Quantizer) else getattr(layer, "output_quantizer", None)
+        quantizer = quantizer.owner if isinstance(quantizer, SharedQuantizer) else quantizer
         found.setdefault(call.layer, set()).add(quantizer)
     return found
 

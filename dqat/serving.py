@@ -57,3 +57,12 @@ def fake_quant(x: tf.Tensor, range_: Callable[[], Range], spec: QuantizerSpec) -
         else tf.quantization.fake_quant_with_min_max_vars_per_channel
     )
     return one_or_each(x, low, high, num_bits=spec.num_bits, narrow_range=spec.narrow_range)
+
+
+def as_constant(make: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """A tensor that is computed from variables; while a SavedModel is traced, its present value as a constant."""
+    if _saving.get():
+        with tf.init_scope():
+            if tf.executing_eagerly():
+                return tf.constant(make().numpy())
+    return make()

@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 
-from dqat.interpreter import open_interpreter, to_codes
+from dqat import integer
+from dqat.interpreter import open_interpreter
 
 #: What `export_tflite(streaming=True)` calls a state that goes in, and the same state where it comes out.
 STATE, NEXT_STATE = "_state_", "_next_state_"
@@ -61,7 +62,8 @@ class Stream:
         Returns:
             int8, the file's output for this frame.
         """
-        codes = to_codes(np.asarray(frame, np.float32), *self._frame["quantization"])
+        scale, zero_point = self._frame["quantization"]
+        codes = integer.quantize(frame, scale=scale, zero_point=zero_point).astype(np.int8)
         self._interpreter.set_tensor(self._frame["index"], codes.reshape(self._frame["shape"]))
         self._interpreter.invoke()
         result = self._interpreter.get_tensor(self._result["index"])[0]

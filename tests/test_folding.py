@@ -31,6 +31,21 @@ NETWORKS = {
         ],
         ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "FULLY_CONNECTED"],
     ),
+    "seven in a row": (
+        lambda: [
+            layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False),
+            *(
+                layer
+                for _ in range(3)
+                for layer in (
+                    layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+                    layers.Conv2D(8, 1, use_bias=False),
+                )
+            ),
+            layers.Flatten(),
+        ],
+        [*["CONV_2D"] * 4, *["DEPTHWISE_CONV_2D"] * 3, "FULLY_CONNECTED"],
+    ),
     "SeparableConv2D, Conv2DTranspose": (
         lambda: [
             layers.SeparableConv2D(8, 3, strides=2, padding="same"),
@@ -79,6 +94,7 @@ def test_after_training_the_folded_file_is_the_unfolded_simulation(digits, tmp_p
     report = dqat.export_tflite(quantized, tmp_path / "digits.tflite")
     assert sorted(one for one in report.operators if one not in _MOVING) == operators
     parity = dqat.verify(quantized, report.path, images)
-    assert parity.within_1_lsb >= 0.99
-    assert parity.same_class >= 0.99
+    assert parity.equal >= 0.99
+    assert parity.within_1_lsb >= 0.999
+    assert parity.same_class >= 0.999
     assert (parity.integer.argmax(-1) == labels).mean() > 0.8

@@ -48,15 +48,22 @@ def test_ties_go_up_in_the_product_and_away_from_zero_in_the_shift(value, shift,
     assert integer.requantize(np.int32([value]), multiplier=2**30, shift=shift).tolist() == [expected]
 
 
-def test_quantize_rounds_as_fake_quant_does(rng):
-    x = rng.normal(size=1000).astype(np.float32)
-    parameters = integer.quantization_parameters(np.float32(-1.3), np.float32(2.1))
+@pytest.mark.parametrize(
+    "low, high, values",
+    [
+        (-1.3, 2.1, np.random.default_rng(0).normal(size=10_000)),
+        (-1.0, 1.0, np.arange(256) / 127.5 - 1.0),  # each in the middle of two levels
+        (0.0, 1.0, np.arange(256) / 255.0),
+    ],
+)
+def test_quantize_rounds_as_fake_quant_does(low, high, values):
+    x = values.astype(np.float32)
+    parameters = integer.quantization_parameters(np.float32(low), np.float32(high))
     scale, zero_point = float(parameters["scale"]), int(parameters["zero_point"])
     codes = integer.quantize(x, scale=scale, zero_point=zero_point)
     assert (codes.min(), codes.max()) == (-128, 127)
-    faked = dqat.ops.fake_quant(x, -1.3, 2.1).numpy()
-    apart = np.abs(integer.dequantize(codes, scale=scale, zero_point=zero_point) - faked)
-    assert (apart < scale / 2).mean() > 0.999  # a value on the edge between two levels may fall to either side
+    faked = dqat.ops.fake_quant(x, low, high).numpy()
+    np.testing.assert_array_equal(codes, np.rint(faked / scale) + zero_point)
 
 
 def test_fully_connected_is_the_interpreter_bit_for_bit(speech, tmp_path):

@@ -46,13 +46,6 @@ int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier,
   return static_cast<int32_t>((static_cast<int64_t>(product) + (int64_t{1} << (right - 1))) >> right);
 }
 
-int32_t QuantizeValue(float x, float scale, int32_t zero_point, int32_t lowest, int32_t highest) {
-  if (std::isnan(x)) return zero_point;
-  const float level = std::floor(x / scale + 0.5f) + static_cast<float>(zero_point);
-  return static_cast<int32_t>(
-      std::min(std::max(level, static_cast<float>(lowest)), static_cast<float>(highest)));
-}
-
 void FullyConnected(const FullyConnectedShape& shape, const FullyConnectedParameters& parameters,
                     const QuantizedMultiplier* multipliers, const int8_t* input, const int8_t* weight,
                     const int32_t* bias, int8_t* output) {

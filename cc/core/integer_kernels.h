@@ -20,10 +20,6 @@ QuantizedMultiplier QuantizeMultiplier(double factor);
 // x times the factor, rounded twice: after the high half of the product, and after the right shift.
 int32_t MultiplyByQuantizedMultiplier(int32_t x, QuantizedMultiplier multiplier, bool ties_upwards = false);
 
-// round(x / scale), half up as fake-quant rounds, plus the zero point; saturates to [lowest, highest].
-// A NaN becomes the zero point.
-int32_t QuantizeValue(float x, float scale, int32_t zero_point, int32_t lowest, int32_t highest);
-
 struct FullyConnectedShape {
   int64_t batch = 0;
   int64_t inputs = 0;

@@ -27,20 +27,6 @@ void RequireScale(float scale) {
   }
 }
 
-Array<int32_t> Quantize(const py::array_t<float, py::array::c_style | py::array::forcecast>& x, float scale,
-                        int32_t zero_point, int num_bits) {
-  RequireScale(scale);
-  if (num_bits < 2 || num_bits > 16) {
-    throw py::value_error("num_bits must be 2 to 16, got " + std::to_string(num_bits));
-  }
-  const int32_t half = 1 << (num_bits - 1);
-  Array<int32_t> codes(x.request().shape);
-  for (py::ssize_t i = 0; i < x.size(); ++i) {
-    codes.mutable_data()[i] = core::QuantizeValue(x.data()[i], scale, zero_point, -half, half - 1);
-  }
-  return codes;
-}
-
 py::tuple QuantizeMultiplier(double factor) {
   const core::QuantizedMultiplier multiplier = core::QuantizeMultiplier(factor);
   return py::make_tuple(multiplier.value, multiplier.shift);
@@ -175,8 +161,6 @@ py::tuple Lstm(const Array<int8_t>& input, const Array<int8_t>& input_weights,
 }  // namespace
 
 void BindIntegerKernels(py::module_& module) {
-  module.def("quantize", &Quantize, py::arg("x"), py::kw_only(), py::arg("scale"), py::arg("zero_point"),
-             py::arg("num_bits") = 8);
   module.def("quantize_multiplier", &QuantizeMultiplier, py::arg("factor"));
   module.def("requantize", &Requantize, py::arg("x"), py::arg("multiplier"), py::arg("shift"));
   module.def("fully_connected", &FullyConnected, py::arg("input"), py::arg("weight"), py::arg("bias"),

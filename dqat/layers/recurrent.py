@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers import gru_step
+from dqat.layers.bias_grid import bias_rounding
 from dqat.layers.cell_form import FIXED, CellForm, State
 from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
@@ -281,7 +282,7 @@ class QuantizedRNN(QuantizedLayer):
                 step = range_scale(self.weight_ranges()[matrix], self.weight) * quantizer.scale()
                 if step.shape.rank:  # one for each of the matrix's channels, such as gates
                     step = tf.repeat(step, found[role].shape[-1] // step.shape[0])
-                found[role] = _on_grid(found[role], step)
+                found[role] += tf.cast(bias_rounding(found[role], step), found[role].dtype)
         return found
 
     def call(self, inputs: Any, mask: Any = None, training: Any = None, initial_state: Any = None) -> Any:
@@ -442,14 +443,6 @@ class QuantizedRNN(QuantizedLayer):
         """The inverse of `get_config`."""
         names = ("layer", "weight", "activation", "observer", "cell_state", "output")
         return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
-
-
-def _on_grid(bias: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-    """The bias in whole steps, with the gradient of the bias; as it is, where the step is not known yet."""
-    known = tf.math.is_finite(step) & (step > 0.0)
-    exact = tf.cast(bias, tf.float32)  # from mixed precision
-    rounded = tf.round(exact / tf.where(known, step, 1.0)) * step
-    return bias + tf.cast(tf.stop_gradient(tf.where(known, rounded - exact, 0.0)), bias.dtype)
 
 
 def _is_list_of_shapes(shape: Any) -> bool:

@@ -48,6 +48,10 @@ class QuantizedSteps(QuantizeWrapper):
         """Those of the steps, then the output's."""
         return {**self.points, **super().quantizers()}
 
+    def multiplied_quantizer(self) -> Quantizer | None:
+        """See `QuantizeWrapper.multiplied_quantizer`: a separable convolution's is inside."""
+        return self.points.get("depthwise", self.input_quantizer)
+
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
         return STEPS[self.steps](self.layer, inputs, point, **arguments)
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from dqat import serving
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers.bias_grid import bias_rounding
 from dqat.layers.points import Point, Quantizing
 from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
-from dqat.quantizers import Quantizer, quantize_weight, weight_range
+from dqat.quantizers import Quantizer, quantize_weight, range_scale, weight_range
 from dqat.specs import QuantizerSpec
 
 #: What layers have quantized in the forward pass under way, by layer and graph; None where there is none.
@@ -171,7 +173,12 @@ class QuantizeWrapper(QuantizedLayer):
         super().__init__(layer, **kwargs)
         self._weight_specs = dict(weights or {})
         self.output_quantizer = output
+        self.input_quantizer: Quantizer | None = None
         self.supports_masking = layer.supports_masking
+
+    def connect_input(self, quantizer: Quantizer | None) -> None:
+        """Tells which quantizer the input comes from, if it is one; the model knows it."""
+        object.__setattr__(self, "input_quantizer", quantizer)  # not tracked: another layer has it
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layer and the quantizer."""
@@ -237,6 +244,37 @@ class QuantizeWrapper(QuantizedLayer):
         factor = tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
         return tf.stop_gradient(factor if self.norm.gamma is None else factor * self.norm.gamma)
 
+    def multiplied_quantizer(self) -> Quantizer | None:
+        """The quantizer of what the last weight is multiplied with, to which the bias is added; None if not known."""
+        return self.input_quantizer
+
+    def _file_bias(self, training: bool | tf.Tensor | None) -> dict[str, Any]:
+        """The bias with the rounding that it has in the file, folded; nothing in training, which folds nothing."""
+        role, inputs = next(reversed(self._weight_specs), ""), self.multiplied_quantizer()
+        has_bias = self.norm is not None or getattr(self.layer, "use_bias", False)
+        if not has_bias or not role.endswith("kernel") or inputs is None:
+            return {}
+        if isinstance(training, (bool, int)) and training:
+            return {}
+        bias = self.layer.bias if self.layer.use_bias else None
+        rounding = serving.as_constant(lambda: self._bias_rounding(role, inputs, bias))
+        if tf.is_tensor(training):
+            rounding = tf.where(tf.cast(training, tf.bool), 0.0, rounding)
+        rounding = tf.cast(rounding, self.compute_dtype)
+        return {"bias": rounding if bias is None else bias + rounding, "use_bias": True}
+
+    def _bias_rounding(self, role: str, inputs: Quantizer, bias: tf.Variable | None) -> tf.Tensor:
+        spec = self._weight_specs[role]
+        step = inputs.scale() * range_scale(self.weight_ranges()[role], spec)
+        bias = tf.constant(0.0) if bias is None else tf.cast(bias, tf.float32)
+        if self.norm is None:
+            return bias_rounding(bias, step)
+        factor = self.fold_factor()
+        shift = 0.0 if self.norm.beta is None else self.norm.beta
+        folded = (bias - self.norm.moving_mean) * factor + shift
+        rounding = bias_rounding(folded, step if spec.axis is None else step * tf.abs(factor))
+        return tf.math.divide_no_nan(rounding, factor)
+
     def _in_layer_shape(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {name: tf.reshape(value, operator.attrgetter(name)(self.layer).shape) for name, value in values.items()}
 
@@ -258,12 +296,8 @@ class QuantizeWrapper(QuantizedLayer):
         """The layer's own `call`, on quantized weights."""
         if self.layer._expects_training_arg:
             kwargs["training"] = training
-        return self._call_layer(
-            inputs,
-            kwargs,
-            self._in_layer_shape(self.weights_in_use()),
-            Quantizing(self.quantizers(), training),
-        )
+        weights = self._in_layer_shape(self.weights_in_use()) | self._file_bias(training)
+        return self._call_layer(inputs, kwargs, weights, Quantizing(self.quantizers(), training))
 
     def inference(self, inputs: Any, point: Point, **kwargs: Any) -> Any:
         """What export writes: the same arithmetic with constant weights, BatchNormalization folded.
