@@ -26,8 +26,41 @@ def with_states(make, count):
     return build
 
 
+def states_of(make, join):
+    """A dense layer behind what `join` makes of everything that a layer returns."""
+
+    def build():
+        inputs = keras.Input((FRAMES, 12), name="speech")
+        return keras.Model(inputs, layers.Dense(9)(join(inputs, *make()(inputs))))
+
+    return build
+
+
+def both_lstms():
+    return layers.Bidirectional(layers.LSTM(4, return_state=True))
+
+
+def decoded(inputs, _outputs, hidden, cell, other_hidden, other_cell):
+    """Bidirectional encoder, one decoder; each cell state has a range of its own."""
+    cells = [dqat.layers.QuantizePoint()(state) for state in (cell, other_cell)]
+    states = [layers.Concatenate()([hidden, other_hidden]), layers.Concatenate()(cells)]
+    return layers.LSTM(8)(inputs, initial_state=states)
+
+
 #: These are trained, exported and verified.
 WORKING = {
+    "hidden state beside the output": states_of(
+        lambda: layers.LSTM(6, return_state=True),
+        lambda _, outputs, hidden, cell: layers.Concatenate()([outputs, hidden]),
+    ),
+    "hidden state beside the input": states_of(
+        lambda: layers.GRU(6, return_state=True),
+        lambda inputs, outputs, hidden: layers.Concatenate()([layers.Flatten()(inputs), hidden]),
+    ),
+    "encoder of both directions": states_of(both_lstms, decoded),
+    "two layers on one input": states_of(
+        lambda: lambda inputs: (layers.GRU(4)(inputs), layers.GRU(4)(inputs)), lambda _, *both: layers.Add()(both)
+    ),
     "initial states of an lstm": with_states(lambda: layers.LSTM(6), 2),
     "initial states of both directions": with_states(lambda: layers.Bidirectional(layers.GRU(6)), 2),
     "unroll": lstm(unroll=True),
@@ -42,6 +75,24 @@ WORKING = {
 }
 #: These are refused, with what stands here in the reason.
 REFUSED = {
+    "cell state beside the output": (
+        states_of(
+            lambda: layers.LSTM(6, return_state=True),
+            lambda _, outputs, hidden, cell: layers.Concatenate()([outputs, cell]),
+        ),
+        "one of the states that it returns has a range of its own, but",
+    ),
+    "largest of hidden and cell state": (
+        states_of(
+            lambda: layers.LSTM(6, return_state=True),
+            lambda _, outputs, hidden, cell: layers.Maximum()([hidden, cell]),
+        ),
+        "Put a dqat.layers.QuantizePoint behind the state",
+    ),
+    "cell states of both directions": (
+        states_of(both_lstms, lambda _, outputs, h, c, other_h, other_c: layers.Concatenate()([c, other_c])),
+        "one of the states that it returns has a range of its own, but",
+    ),
     "elu": (lstm(activation="elu"), "activation must be one of tanh, sigmoid, relu, linear, got elu"),
     "hard sigmoid": (
         chain(lambda: layers.GRU(4, recurrent_activation="hard_sigmoid")),

@@ -6,6 +6,7 @@ the flatbuffer afterwards.
 """
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +95,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: 
     folded = {layer.norm_name for layer in source.layers() if isinstance(layer, QuantizedLayer)}
 
     calls: Counter[str] = Counter()
+    zeros = itertools.count()
     copies: dict[str, keras.layers.Layer] = {}
 
     def constant(name, function):
@@ -116,7 +118,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: 
             factor_and_shift = _factor_and_shift(layer)
             return constant(layer.name, lambda x: affine(x, *factor_and_shift))(*args)
         if isinstance(layer, (QuantizedRNN, QuantizedBidirectional)):
-            return recurrent_graph(layer, *args, states)
+            return recurrent_graph(layer, *args, states, zeros)
         if streaming:
             require_framewise(layer, args)
         if isinstance(layer, _GLOBAL_AVERAGES):  # of one place: others are wrapped

@@ -1,6 +1,6 @@
 """Recurrent layers in the float graph that the converter reads: TFLite's LSTM operator, or one cell after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def require_framewise(layer: keras.layers.Layer, inputs: Any) -> None:
 
 
 def recurrent_graph(
-    layer: QuantizedRNN | QuantizedBidirectional, inputs: Any, stream: StreamStates | None = None
+    layer: QuantizedRNN | QuantizedBidirectional, inputs: Any, stream: StreamStates | None, zeros: Iterator[int]
 ) -> Any:
     """What stands for a recurrent layer in the float graph.
 
@@ -138,6 +138,7 @@ def recurrent_graph(
         layer: trained.
         inputs: its inputs there: Keras tensors of batch size 1.
         stream: where the states of an unrolled layer go, in a graph of one frame; None for whole sequences.
+        zeros: numbers of the states that begin with zeros, all others than those of the model's other layers.
 
     Returns:
         Its outputs there.
@@ -151,13 +152,14 @@ def recurrent_graph(
         return _fused(layer, inputs)
     if isinstance(layer, QuantizedRNN):
         if stream is None:
-            return Run(_Unrolled(layer), name=layer.name)(inputs)
-        return _one_frame(layer, inputs, stream)
+            return Run(_Unrolled(layer, zeros), name=layer.name)(inputs)
+        return _one_frame(layer, inputs, stream, zeros)
     x, *states = tf.nest.flatten(inputs)
     half = len(states) // 2
     parts = {"forward": [x, *states[:half]], "backward": [x, *states[half:]]}
     forward, backward = (
-        recurrent_graph(direction, parts[name] if states else x) for name, direction in layer.directions().items()
+        recurrent_graph(direction, parts[name] if states else x, None, zeros)
+        for name, direction in layer.directions().items()
     )
     quantizer, mode = layer.output_quantizer, layer.layer.merge_mode
 
@@ -170,14 +172,14 @@ def recurrent_graph(
     return Run(lambda pair: merge_directions(layer.layer, *pair, merged), name=layer.name)([forward, backward])
 
 
-def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates) -> Any:
+def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates, zeros: Iterator[int]) -> Any:
     if len(tf.nest.flatten(inputs)) > 1:
         raise ExportError(f"layer {layer.name!r} has initial states: it can't run frame by frame")
     sizes = tf.nest.flatten(layer.layer.cell.state_size)
     states = [
         keras.Input(batch_input_shape=(1, size), name=f"{layer.name}_state_{index}") for index, size in enumerate(sizes)
     ]
-    found, *after = Run(_Unrolled(layer, gives_states=True), name=layer.name)([inputs, *states])
+    found, *after = Run(_Unrolled(layer, zeros, gives_states=True), name=layer.name)([inputs, *states])
     stream.inputs += states
     # An operation of its own keeps a state apart from an output that is the same tensor.
     stream.outputs += [
@@ -203,6 +205,17 @@ def _fused(layer: QuantizedLSTM, x: Any) -> Any:
     return Run(lambda tensor: fake_quant(tensor, layer.hidden), name=f"{layer.name}_output")(outputs)
 
 
+def _not_neutral(vector: np.ndarray) -> np.ndarray:
+    """A vector of ones or zeros, less a trifle that int8 does not show in the first value.
+
+    The converter drops what multiplies with one or adds zero, and with it the scales that the points have.
+    """
+    for neutral, other in ((1.0, np.nextafter(np.float32(1.0), np.float32(0.0))), (0.0, np.float32(1e-6))):
+        if vector.ndim == 1 and vector.size and np.all(vector == neutral):
+            return np.concatenate([[other], vector[1:]]).astype(np.float32)
+    return vector
+
+
 class _Constants:
     """Numerics of the export: constant weights, and constant fake-quants as points."""
 
@@ -211,8 +224,8 @@ class _Constants:
     def __init__(self, layer: QuantizedRNN) -> None:
         self._points = layer.points
         with tf.init_scope():
-            values = layer.quantized_weights() | layer.form.biases()
-            values = {role: value.numpy() for role, value in values.items()}
+            weights = {role: _not_neutral(value.numpy()) for role, value in layer.quantized_weights().items()}
+            values = weights | {role: value.numpy() for role, value in layer.form.biases().items()}
         # One constant, used by all timesteps.
         self.weights = {role: tf.constant(value, name=role) for role, value in values.items()}
 
@@ -226,8 +239,9 @@ class _Constants:
 class _Unrolled:
     """A recurrent layer as one cell after another, batch size 1."""
 
-    def __init__(self, layer: QuantizedRNN, gives_states: bool = False) -> None:
+    def __init__(self, layer: QuantizedRNN, zeros: Iterator[int], gives_states: bool = False) -> None:
         self._layer, self._gives_states = layer, gives_states or layer.layer.return_state
+        self._zeros = [next(zeros) for _ in layer.state_points]
 
     def __call__(self, inputs: Any) -> Any:
         quantized, layer = self._layer, self._layer.layer
@@ -241,7 +255,8 @@ class _Unrolled:
         if layer.go_backwards:
             steps = steps[::-1]
         if not states:
-            states = [self._nothing(x, index, *pair, run) for index, pair in enumerate(self._states())]
+            pairs = zip(self._zeros, self._states(), strict=True)
+            states = [self._nothing(x, number, *pair, run) for number, pair in pairs]
         states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
         outputs = []
         for step in steps:
@@ -255,11 +270,11 @@ class _Unrolled:
         return list(zip(self._layer.state_points, tf.nest.flatten(self._layer.layer.cell.state_size), strict=True))
 
     @staticmethod
-    def _nothing(x: tf.Tensor, index: int, point: str, size: int, run: _Constants) -> tf.Tensor:
+    def _nothing(x: tf.Tensor, number: int, point: str, size: int, run: _Constants) -> tf.Tensor:
         """Zeros that the converter can't know: it would compute the first timestep in float, not as the kernels do.
 
         Each state takes another value of the input: the converter makes one operation of equal ones, with one range.
         """
         values = tf.reshape(x, [-1, 1])
-        value = values[index % values.shape[0], tf.newaxis]
+        value = values[number % values.shape[0], tf.newaxis]
         return tf.tile(run.point(point, value - value), [1, size])

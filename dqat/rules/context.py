@@ -38,6 +38,7 @@ class Context:
             activation that TFLite fuses, or a BatchNormalization that export folds.
         norm: name of that BatchNormalization, or None.
         shared: the range that the layer's output must be in, where others must too.
+        shared_states: the same for each state that a recurrent layer returns.
         calls: the layer's calls in the float model.
     """
 
@@ -45,6 +46,7 @@ class Context:
     output_is_fused: bool = False
     norm: str | None = None
     shared: SharedRange | None = None
+    shared_states: tuple[SharedRange | None, ...] = ()
     calls: tuple[Call, ...] = ()
 
     @property

@@ -8,6 +8,7 @@ from dqat.keras_api import keras
 from dqat.rules.activations import activation_function, is_fused_activation
 from dqat.rules.context import Context, SharedRange
 from dqat.rules.products import folds
+from dqat.rules.recurrent import states_in_output_range
 from dqat.rules.shape import averages_nothing
 from dqat.rules.table import keeps_range
 from dqat.specs import Scheme
@@ -45,6 +46,7 @@ class Relations:
             output_is_fused=fused,
             norm=None if norm is None else self.names[id(norm)],
             shared=self._shared.get(self._end_of(calls[0])),
+            shared_states=tuple(self._shared.get(tensor) for tensor in calls[0].results[1:]),
             calls=tuple(calls),
         )
 
@@ -93,6 +95,8 @@ class Relations:
         several = [self.graph.calls_of(layer) for layer in self.graph.layers()]
         together = [[*call.inputs, *call.results] for call in calls]
         together += [[call.results[0] for call in group] for group in several if len(group) > 1]
+        with_states = [(call, states_in_output_range(call)) for call in self.graph.calls]
+        together += [[call.results[0], *states] for call, states in with_states if states]
         for first, *others in together:
             for other in others:
                 parent[root(other)] = root(first)

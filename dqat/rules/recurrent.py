@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from dqat.graph import Call, Tensor
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
 from dqat.layers.cells import form_of
@@ -76,6 +77,33 @@ def _reasons(layer: QuantizedRNN | QuantizedBidirectional, direction: QuantizedR
     return found
 
 
+def states_in_output_range(call: Call) -> list[Tensor]:
+    """The states that a recurrent layer's call returns and that have the quantizer of its output: hidden states."""
+    layer, states = call.layer, list(call.results[1:])
+    if isinstance(layer, layers.Bidirectional):
+        if not layer.return_state or layer.merge_mode not in ("concat", None):
+            return []
+        outputs = 2 if layer.merge_mode is None else 1
+        half = (len(call.results) - outputs) // 2
+        return [call.results[1]] * (outputs - 1) + [call.results[outputs], call.results[outputs + half]]
+    is_known = type(layer) in (layers.LSTM, layers.GRU, layers.SimpleRNN)
+    return states[:1] if is_known and layer.return_state else []
+
+
+def _require_free_states(layer: layers.Layer, context: Context) -> None:
+    """Raises UnsupportedLayerError for a state that must have the scale of something else, and has its own."""
+    (call, *_), states = context.calls, context.shared_states
+    hidden = states_in_output_range(call)
+    for tensor, shared in zip(call.results[1:], states, strict=True):
+        if shared is not None and not any(tensor is one for one in hidden):
+            raise refuse(
+                layer,
+                f"one of the states that it returns has a range of its own, but {', '.join(shared.members)} need one "
+                "scale",
+                "Put a dqat.layers.QuantizePoint behind the state, which requantizes",
+            )
+
+
 def _is_fused(layer: layers.RNN, context: Context) -> bool:
     """Whether the layer is TFLite's LSTM operator, which keeps its states to itself."""
     return (
@@ -97,6 +125,7 @@ def _specs(context: Context, is_fused: bool) -> tuple[Any, ...]:
 def _rnn(layer: layers.RNN, context: Context) -> list[layers.Layer]:
     is_fused = _is_fused(layer, context)
     _require_form(layer, layer, context)
+    _require_free_states(layer, context)
     output = context.output(layer, "hidden", fixed=form_of(layer.cell).output_range())
     return [(QuantizedLSTM if is_fused else QuantizedRNN)(layer, *_specs(context, is_fused), output)]
 
@@ -106,6 +135,7 @@ def _bidirectional(layer: layers.Bidirectional, context: Context) -> list[layers
         if type(direction) not in (layers.LSTM, layers.GRU, layers.SimpleRNN, layers.RNN):
             raise refuse(layer, f"{type(direction).__name__} inside is not supported", "Use LSTM, GRU, SimpleRNN, RNN")
         _require_form(layer, direction, context)
+    _require_free_states(layer, context)
     is_fused = _is_fused(layer.forward_layer, context) and _is_fused(layer.backward_layer, context)
     moved = layer.merge_mode in ("concat", None)  # a sum has a range of its own
     output = context.output(layer, fixed=form_of(layer.forward_layer.cell).output_range() if moved else None)
