@@ -63,13 +63,15 @@ class _Watch:
     """One quantizer, and the file's tensors that stand for its calls.
 
     Attributes:
-        calls: of its layer in the model.
+        layer: name of the layer that it belongs to.
+        calls: of that layer in the model.
         tensors: index in the file by scope and number.
         scale: trained.
         simulated: what each call gave, by scope.
     """
 
     path: str
+    layer: str
     calls: int
     tensors: dict[str, dict[int, int]]
     scale: float
@@ -109,7 +111,10 @@ class LayerComparison:
             scopes = points.get(path, {}).get("tensors", {})
             tensors = {scope: dict(map(tuple, pairs)) for scope, pairs in scopes.items()}
             scale, zero_point = _parameters(quantizer)
-            self._watches[path] = _Watch(path, calls[path.split("/")[0]], tensors, scale, zero_point)
+            layer = path
+            while layer not in calls:  # a layer's name may have slashes too
+                layer = layer.rpartition("/")[0]
+            self._watches[path] = _Watch(path, layer, calls[layer], tensors, scale, zero_point)
         self._covers = _covered_layers(source)
 
     @property
@@ -158,7 +163,7 @@ class LayerComparison:
             found.append(
                 LayerParity(
                     path,
-                    self._covers.get(path.split("/")[0], (path.split("/")[0],)),
+                    self._covers.get(watch.layer, (watch.layer,)),
                     *whole[path],
                     *alone[path][:3],
                     same_parameters=all(_same(parameters[index], trained) for index in indices),

@@ -10,6 +10,7 @@ from dqat import graph, serving
 from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
+from dqat.layers.bias_grid import round_shift
 from dqat.layers.wrapper import one_pass
 from dqat.levels import run_in_levels
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
@@ -76,8 +77,13 @@ class QuantizedModel(keras.Model):
         for layer in self.layers:
             if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
                 layer.connect(self.get_layer(layer.norm_name))
+        folded = [layer.norm for layer in self.layers if isinstance(layer, QuantizedLayer)]
         for layer, quantizers in _input_quantizers(self).items():
-            layer.connect_input(quantizers.pop() if len(quantizers) == 1 else None)
+            quantizer = quantizers.pop() if len(quantizers) == 1 else None
+            if not isinstance(layer, keras.layers.BatchNormalization):
+                layer.connect_input(quantizer)
+            elif layer not in folded and quantizer is not None:
+                round_shift(layer, quantizer)
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
@@ -120,16 +126,22 @@ class QuantizedModel(keras.Model):
         return model
 
 
+#: Layers that make values which are not those of their inputs.
+_MAKING = (Quantizer, QuantizedLayer, keras.layers.BatchNormalization)
+#: Layers that add biases to products of their inputs.
+_ADDING = (QuantizedRNN, QuantizedBidirectional, QuantizeWrapper, keras.layers.BatchNormalization)
+
+
 def _input_quantizers(model: keras.Model) -> dict[keras.layers.Layer, set[Quantizer | None]]:
-    """What quantizes the inputs of each layer that adds biases to products of them."""
+    """What quantizes the inputs of each layer in `_ADDING`."""
     found: dict[keras.layers.Layer, set[Quantizer | None]] = {}
     calls = graph.read(model).calls
     makers = {result: call for call in calls for result in call.results}
     for call in calls:
-        if not isinstance(call.layer, (QuantizedRNN, QuantizedBidirectional, QuantizeWrapper)):
+        if not isinstance(call.layer, _ADDING):
             continue
         maker = makers[call.inputs[0]]
-        while maker.inputs and not isinstance(maker.layer, (Quantizer, QuantizedLayer)):  # it passes values on
+        while maker.inputs and not isinstance(maker.layer, _MAKING):  # it passes values on
             maker = makers[maker.inputs[0]]
         layer = maker.layer
         quantizer = layer if isinstance(layer, Quantizer) else getattr(layer, "output_quantizer", None)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from layer_table import ROWS
+from layer_table import LEAST_EQUAL, ROWS
 
 import dqat
 from dqat.export.flatbuffer import Flatbuffer
@@ -62,6 +62,7 @@ def test_the_integer_file_is_what_was_simulated(trained_row, tmp_path, name):
     report = dqat.export_tflite(model, tmp_path / "model.tflite")
     assert Flatbuffer(report.path.read_bytes()).float_tensors() == []
     parity = dqat.verify(model, report.path, inputs)
+    assert parity.equal >= LEAST_EQUAL.get(name, 1.0)
     assert parity.within_1_lsb >= ROWS[name].least
     assert parity.max_lsb <= ROWS[name].largest
     assert len(np.unique(parity.integer)) > 5

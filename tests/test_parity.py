@@ -117,6 +117,17 @@ def test_the_simulation_is_as_before_after_layers_were_compared(speech, trained,
     np.testing.assert_array_equal(trained(samples, training=False), before)
 
 
+def test_layers_may_have_slashes_in_their_names(speech, tmp_path):
+    convolution = keras.layers.Conv1D(4, 3, name="block/conv")
+    stack = [keras.Input((29, 12), name="in"), convolution, keras.layers.BatchNormalization(name="block/norm")]
+    quantized = dqat.quantize_model(keras.Sequential(stack))
+    quantized(speech[0][0][:32], training=True)
+    file = dqat.export_tflite(quantized, tmp_path / "model.tflite").path
+    parity = dqat.verify(quantized, file, speech[1][0][:8])
+    assert [layer.name for layer in parity.layers] == ["in_quantizer", "block/norm_quantizer"]
+    assert parity.layers[1].layers == ("block/conv", "block/norm")
+
+
 def test_the_task_metric_of_float_simulation_and_file(speech, float_trained, trained, exported):
     samples, labels = speech[1][0][:60], speech[1][1][:60]
     parity = dqat.verify(trained, exported.path, samples, labels=labels, float_model=float_trained)

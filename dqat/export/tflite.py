@@ -357,12 +357,12 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
                 break
         else:
             raise ExportError(f"the file has no LSTM with the trained weights of {path!r}")
-    fused = {path.partition("/")[0] for path in fused_lstms(model)}
+    fused = [f"{path}/" for path in fused_lstms(model)]
     constants: dict[int, list[np.ndarray]] = {}
     for constant in flatbuffer.constants():
         constants.setdefault(constant.size, []).append(constant.reshape(-1))
     for layer in model.layers:
-        if not isinstance(layer, QuantizedLayer) or layer.name in fused:
+        if not isinstance(layer, QuantizedLayer) or any(path.startswith(f"{layer.name}/") for path in fused):
             continue
         for role, code in _codes(layer).items():
             value = layer.weight_values()[role].numpy()

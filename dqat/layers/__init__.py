@@ -1,6 +1,7 @@
 """Layers that simulate integer inference while they train."""
 
 from dqat.layers.arithmetic import Arithmetic
+from dqat.layers.average_pooling import QuantizedAveragePooling
 from dqat.layers.bidirectional import QuantizedBidirectional
 from dqat.layers.cells import point
 from dqat.layers.hard_swish import HardSwish
@@ -18,6 +19,7 @@ __all__ = [
     "MergeTime",
     "QuantizePoint",
     "QuantizeWrapper",
+    "QuantizedAveragePooling",
     "QuantizedBidirectional",
     "QuantizedLSTM",
     "QuantizedLayer",

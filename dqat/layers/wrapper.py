@@ -8,9 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from dqat import serving
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.bias_grid import bias_rounding
+from dqat.layers.bias_grid import bias_rounding, norm_factor, outside_training
 from dqat.layers.points import Point, Quantizing
 from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
@@ -241,8 +240,7 @@ class QuantizeWrapper(QuantizedLayer):
 
     def fold_factor(self) -> tf.Tensor:
         """What folding multiplies each output channel with: gamma / sqrt(moving variance + epsilon)."""
-        factor = tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
-        return tf.stop_gradient(factor if self.norm.gamma is None else factor * self.norm.gamma)
+        return norm_factor(self.norm)
 
     def multiplied_quantizer(self) -> Quantizer | None:
         """The quantizer of what the last weight is multiplied with, to which the bias is added; None if not known."""
@@ -254,12 +252,10 @@ class QuantizeWrapper(QuantizedLayer):
         has_bias = self.norm is not None or getattr(self.layer, "use_bias", False)
         if not has_bias or not role.endswith("kernel") or inputs is None:
             return {}
-        if isinstance(training, (bool, int)) and training:
-            return {}
         bias = self.layer.bias if self.layer.use_bias else None
-        rounding = serving.as_constant(lambda: self._bias_rounding(role, inputs, bias))
-        if tf.is_tensor(training):
-            rounding = tf.where(tf.cast(training, tf.bool), 0.0, rounding)
+        rounding = outside_training(lambda: self._bias_rounding(role, inputs, bias), training)
+        if rounding is None:
+            return {}
         rounding = tf.cast(rounding, self.compute_dtype)
         return {"bias": rounding if bias is None else bias + rounding, "use_bias": True}
 

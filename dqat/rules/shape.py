@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from dqat.keras_api import keras
-from dqat.layers import MergeTime, QuantizedSteps, QuantizePoint, QuantizeWrapper, SplitTime
+from dqat.layers import MergeTime, QuantizedAveragePooling, QuantizedSteps, QuantizePoint, QuantizeWrapper, SplitTime
 from dqat.rules import absent
 from dqat.rules.context import Context, Rule, refuse, unchanged
 
@@ -12,7 +12,7 @@ layers = keras.layers
 
 def _average(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     # Averages lie between the levels: the operation rounds them to its input's scale.
-    return [QuantizeWrapper(layer, output=context.output(layer))]
+    return [QuantizedAveragePooling(layer, output=context.output(layer))]
 
 
 _MOVING = (
@@ -52,7 +52,7 @@ _GLOBAL = (layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.
 
 
 def _upsampling(layer: layers.UpSampling2D, context: Context) -> list[layers.Layer]:
-    return [layer] if layer.interpolation == "nearest" else _average(layer, context)
+    return [layer] if layer.interpolation == "nearest" else _requantized(layer, context)
 
 
 def _embedding(layer: layers.Embedding, context: Context) -> list[layers.Layer]:
@@ -60,7 +60,7 @@ def _embedding(layer: layers.Embedding, context: Context) -> list[layers.Layer]:
     return [QuantizedSteps(layer, "embedding", {"table": context.output(layer, "table")})]
 
 
-def _point(layer: QuantizePoint, context: Context) -> list[layers.Layer]:
+def _requantized(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
@@ -89,7 +89,7 @@ RULES: dict[type, Rule] = {
     **dict.fromkeys(absent.LAYERS, _refused),
     layers.UpSampling2D: _upsampling,
     layers.Embedding: _embedding,
-    QuantizePoint: _point,
+    QuantizePoint: _requantized,
     **dict.fromkeys(_MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
     layers.AveragePooling3D: _average_3d,
