@@ -181,6 +181,9 @@ ROWS: dict[str, Row] = {
     "Concatenate": Row(lambda a, b: L.Concatenate()([a, b, a]), _PAIR),
     "Concatenate on another axis": Row(lambda a, b: L.Concatenate(axis=1)([a, b]), _PAIR),
     "arithmetic": Row(lambda a: tf.nn.relu(3.0 - a * 2.0) + 1.0),
+    "arithmetic with an array": Row(
+        lambda a: a * np.linspace(0.3, 1.7, 3) + np.random.default_rng(5).normal(size=(6, 6, 3)).astype(np.float32)
+    ),
     "arithmetic of tensors": Row(lambda a, b: (a + b) * a, _PAIR),
     "MaxPooling3D": Row(_stack(L.MaxPooling3D), _VOLUME),
     "MaxPooling3D, padded": Row(_stack(lambda: L.MaxPooling3D(3, 2, "same")), _VOLUME),

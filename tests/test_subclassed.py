@@ -57,6 +57,39 @@ class EncoderDecoder(keras.Model):
         return self.label(self.decoder(self.bridge(self.encoder(frames))))
 
 
+class EncoderBlock(layers.Layer):
+    """Attention and two Dense layers, each added to what went in and normalized."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, width // 2)
+        self.feed_forward = [layers.Dense(2 * width, activation="relu"), layers.Dense(width)]
+        self.norms = [layers.LayerNormalization() for _ in range(2)]
+
+    def call(self, x):
+        x = self.norms[0](x + self.attention(x, x))
+        hidden, out = self.feed_forward
+        return self.norms[1](x + out(hidden(x)))
+
+
+class TransformerEncoder(keras.Model):
+    """Frames and their places, two blocks, the mean over time."""
+
+    def __init__(self, width=16, blocks=2, **kwargs):
+        super().__init__(**kwargs)
+        self.projection = layers.Dense(width)
+        rng = np.random.default_rng(5)
+        self.places = rng.normal(size=(8, width)).astype(np.float32)
+        self.blocks = [EncoderBlock(width) for _ in range(blocks)]
+        self.mean, self.label = layers.GlobalAveragePooling1D(), layers.Dense(9)
+
+    def call(self, frames):
+        x = self.projection(frames) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.label(self.mean(x))
+
+
 def images_of(rng, count):
     """Nine classes of images: the brighter row tells the class."""
     labels = np.arange(count) % 9
@@ -74,7 +107,20 @@ def sequences_of(rng, count):
     return frames, np.repeat(labels[:, None], 6, axis=1)
 
 
-CASES = {"residual CNN": (ResidualNetwork, images_of), "encoder-decoder LSTM": (EncoderDecoder, sequences_of)}
+def orders_of(rng, count):
+    """The answer is the class of the first half and of the second half, as one of nine."""
+    halves = np.stack([np.arange(count) % 3, np.arange(count) // 3 % 3], axis=1)
+    frames = 0.2 * rng.normal(size=(count, 8, 9)).astype(np.float32)
+    for half in range(2):
+        frames[np.arange(count), 4 * half : 4 * half + 4, halves[:, half]] += 1.0
+    return frames, 3 * halves[:, 0] + halves[:, 1]
+
+
+CASES = {
+    "residual CNN": (ResidualNetwork, images_of),
+    "encoder-decoder LSTM": (EncoderDecoder, sequences_of),
+    "transformer encoder": (TransformerEncoder, orders_of),
+}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -101,8 +147,17 @@ def test_all_its_layers_are_quantized_and_the_operations_between_them(case):
     _, model, quantized, *_ = case
     report = dqat.coverage(quantized)
     kernels = {row.layer for row in report.rows if row.tensor == "kernel"}
-    leaves = [layer for layer in model._flatten_layers(recursive=True, include_self=False) if hasattr(layer, "kernel")]
-    assert kernels >= {layer.name for layer in leaves if not isinstance(layer, layers.LSTM)} - {"lstm_cell"}
+    inside = (layers.LSTM, layers.MultiHeadAttention)  # their rows are their own
+    leaves = {
+        layer.name
+        for layer in model._flatten_layers(recursive=True, include_self=False)
+        if hasattr(layer, "kernel") and not isinstance(layer, layers.LSTM)
+    }
+    parts = {part.name for layer in model._flatten_layers() if isinstance(layer, inside) for part in layer.submodules}
+    assert kernels >= leaves - parts
+    assert {row.layer for row in report.rows} >= {
+        layer.name for layer in model._flatten_layers() if isinstance(layer, inside)
+    }
     assert not [row for row in report.unquantized if "stays in float" in row.how]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from dqat import integer
 from dqat.keras_api import keras, register
 
 _OPERATIONS = {
@@ -15,6 +16,8 @@ _OPERATIONS = {
     "maximum": tf.maximum,
     "minimum": tf.minimum,
 }
+#: Those whose constant has a scale of its own; of a divisor the file has the inverse.
+_QUANTIZED = ("add", "subtract", "multiply")
 
 
 @register("dqat")
@@ -40,9 +43,18 @@ class Arithmetic(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """The operation."""
-        constant = tf.constant(self.constant, inputs.dtype)
+        constant = tf.constant(self._constant_of_file(), inputs.dtype)
         operands = (constant, inputs) if self.constant_first else (inputs, constant)
         return _OPERATIONS[self.operation](*operands)
+
+    def _constant_of_file(self) -> np.ndarray:
+        """The constant on the int8 grid of its extremes, where TFLite stores it so; a number is on it."""
+        low, high = np.minimum(self.constant.min(), 0.0), np.maximum(self.constant.max(), 0.0)
+        if self.operation not in _QUANTIZED or low == high:
+            return self.constant
+        found = integer.quantization_parameters(low, high)
+        grid = {"scale": float(found["scale"]), "zero_point": int(found["zero_point"])}
+        return integer.dequantize(integer.quantize(self.constant, **grid), **grid)
 
     def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
         """That of both operands broadcast."""
