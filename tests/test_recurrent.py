@@ -80,6 +80,14 @@ def test_without_ranges_and_with_unquantized_weights_it_is_keras_layer(frames, m
         np.testing.assert_allclose(layer(x), layer.layer(x), atol=2e-6)
 
 
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_a_sigmoids_complement_has_the_sigmoids_levels(reset_after):
+    """On a grid from 0 to the largest complement its middle lies between two levels, where kernels part."""
+    model = dqat.quantize_model(chain(lambda: layers.GRU(5, reset_after=reset_after))())
+    points = model.layers[2].points
+    assert points["openness"].observer == points["gates"].observer == cells.FIXED["Sigmoid"]
+
+
 def masked_model(make):
     inputs = keras.Input((FRAMES, 12))
     outputs = make()(layers.Masking()(inputs))

@@ -33,7 +33,9 @@ class Numerics(Protocol):
             name: unique in the cell.
             value: float32 [batch, units].
             limit: values saturate at ±limit.
-            kind: "activation" or "cell_state": which quantizer of the scheme.
+            kind: "activation" or "cell_state": which quantizer of the scheme; or "complement", for 1 less a sigmoid,
+                which has the sigmoid's levels: on a grid of its own the middle of the range lies between two levels,
+                and kernels differ in the one that they take.
         """
 
     def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:

@@ -77,7 +77,7 @@ class GRUForm(CellForm):
             )
         candidate = activation_point(run, "candidate", input_candidate + candidate, self.cell.activation)
         kept = run.point("kept", update * h)
-        new = run.point("new", run.point("openness", 1.0 - update) * candidate)
+        new = run.point("new", run.point("openness", 1.0 - update, kind="complement") * candidate)
         hidden = run.point("hidden", kept + new)
         return hidden, (hidden,)
 

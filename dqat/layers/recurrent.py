@@ -61,7 +61,8 @@ class _Tracing:
     def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
         if name in self.points:
             raise ValueError(f"two quantization points are called {name!r}")
-        self.points[name] = Point(FIXED.get(value.op.type), kind, self.in_loop)
+        prescribed = "Sigmoid" if kind == "complement" else value.op.type
+        self.points[name] = Point(FIXED.get(prescribed), kind, self.in_loop)
         marked = tf.identity(value)
         self.marked[marked.ref()] = name
         return marked
@@ -217,7 +218,8 @@ class QuantizedRNN(QuantizedLayer):
             self.layer.built = True
         found, (self.output_point, *states) = self._find_points(first[-1])
         self.state_points = tuple(states)
-        kinds = {"activation": self.activation, "cell_state": self.cell_state_spec or self.activation}
+        kinds = {"activation": self.activation, "complement": self.activation}
+        kinds["cell_state"] = self.cell_state_spec or self.activation
         self._in_loop = [name for name, point in found.items() if point.in_loop]
         self.points = {
             name: Quantizer(kinds[point.kind], point.observer or self.observer, name=name)

@@ -78,23 +78,23 @@ def _reasons(layer: QuantizedRNN | QuantizedBidirectional, direction: QuantizedR
 
 
 def states_in_output_range(call: Call) -> list[Tensor]:
-    """The states that a recurrent layer's call returns and that have the quantizer of its output: hidden states."""
-    layer, states = call.layer, list(call.results[1:])
+    """What a recurrent layer's call returns beside its output with that one's quantizer, such as hidden states."""
+    layer, others = call.layer, list(call.results[1:])
     if isinstance(layer, layers.Bidirectional):
-        if not layer.return_state or layer.merge_mode not in ("concat", None):
+        if layer.merge_mode not in ("concat", None):
             return []
-        outputs = 2 if layer.merge_mode is None else 1
-        half = (len(call.results) - outputs) // 2
-        return [call.results[1]] * (outputs - 1) + [call.results[outputs], call.results[outputs + half]]
+        outputs = others[: 1 if layer.merge_mode is None else 0]
+        states = others[len(outputs) :]
+        return outputs + states[:: max(1, len(states) // 2)]
     is_known = type(layer) in (layers.LSTM, layers.GRU, layers.SimpleRNN)
-    return states[:1] if is_known and layer.return_state else []
+    return others[:1] if is_known and layer.return_state else []
 
 
 def _require_free_states(layer: layers.Layer, context: Context) -> None:
     """Raises UnsupportedLayerError for a state that must have the scale of something else, and has its own."""
-    (call, *_), states = context.calls, context.shared_states
+    call = context.calls[0]
     hidden = states_in_output_range(call)
-    for tensor, shared in zip(call.results[1:], states, strict=True):
+    for tensor, shared in zip(call.results[1:], context.shared_states, strict=True):
         if shared is not None and not any(tensor is one for one in hidden):
             raise refuse(
                 layer,
