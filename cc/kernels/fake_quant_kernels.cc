@@ -72,9 +72,9 @@ class FakeQuantOp : public OpKernel {
     if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
-      const RecordPartials partials = kTrack ? record.Start(begin) : RecordPartials();
-      for (int64_t block = begin; block < end; ++block) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
+      const RecordPartials partials = kTrack ? record.Start(block) : RecordPartials();
+      for (; block >= 0; block = queue->Next()) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
       }
     });
@@ -139,10 +139,9 @@ class MinMaxOp : public OpKernel {
     Record record;
     OP_REQUIRES_OK(context, record.Allocate(context, plan, granularity_.RangeShape(layout), 0));
     const auto* x_data = Data<T>(x);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t begin, int64_t end) {
-      const RecordPartials partials = record.Start(begin);
-      for (int64_t block = begin; block < end; ++block)
-        core::MinMaxBlock(layout, plan, block, x_data, partials);
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
+      const RecordPartials partials = record.Start(block);
+      for (; block >= 0; block = queue->Next()) core::MinMaxBlock(layout, plan, block, x_data, partials);
     });
     record.Merge(layout, plan);
   }

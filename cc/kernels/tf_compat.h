@@ -2,8 +2,10 @@
 #ifndef DQAT_KERNELS_TF_COMPAT_H_
 #define DQAT_KERNELS_TF_COMPAT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <utility>
 
 #include "core/parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -21,7 +23,20 @@ inline void ParallelFor(tensorflow::OpKernelContext* context, int64_t count, int
   tensorflow::Shard(workers.num_threads, workers.workers, count, cost_per_unit, body);
 }
 
-// The same for core functions that divide their work themselves.
+// How many threads `count` units are worth, as Shard has it.
+inline int64_t UsefulThreads(tensorflow::OpKernelContext* context, int64_t count, int64_t cost_per_unit) {
+  constexpr int64_t kLeastCost = 10000;  // of a thread
+  const int threads = std::min(context->device()->tensorflow_cpu_worker_threads()->num_threads,
+                               tensorflow::GetPerThreadMaxParallelism());
+  return std::max<int64_t>(1, std::min<int64_t>({threads, count, count * cost_per_unit / kLeastCost}));
+}
+
+// Runs `task` on a thread of TensorFlow's pool, some time.
+inline void Schedule(tensorflow::OpKernelContext* context, std::function<void()> task) {
+  context->device()->tensorflow_cpu_worker_threads()->workers->Schedule(std::move(task));
+}
+
+// ParallelFor for core functions that divide their work themselves.
 inline core::Parallel TensorFlowThreads(tensorflow::OpKernelContext* context) {
   const auto run = [context](int64_t count, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
     ParallelFor(context, count, cost, body);
