@@ -71,6 +71,7 @@ def fake_quant_track(
     narrow_range: bool = False,
     axis: int | None = None,
     group_size: int = 1,
+    activation: str = "linear",
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`fake_quant` that also records the smallest and largest value of `x`, in the same memory pass.
 
@@ -82,17 +83,28 @@ def fake_quant_track(
         narrow_range: see `fake_quant`.
         axis: see `fake_quant`.
         group_size: see `fake_quant`.
+        activation: "linear", "relu" or "relu6": its result is what is quantized and recorded, again in the same
+            pass, and the same bits as those of `tf.nn.relu` (`tf.nn.relu6`) before, gradient included. Without an
+            axis only.
 
     Returns:
-        y, like `x`, and batch_min and batch_max, like `min`: of the values before quantization. Where `x`
+        y, like `x`, and batch_min and batch_max, like `min`: of the values before quantization
+        (after the activation). Where `x`
         (or a channel of it) is empty they are (+inf, -inf); where it has a NaN or an Inf, (-inf, +inf). No
         gradient flows through them.
 
     Raises:
-        tf.errors.InvalidArgumentError: as `fake_quant`.
+        tf.errors.InvalidArgumentError: as `fake_quant`, and for another activation than linear with an axis.
+        ValueError: for an unknown activation.
     """
     return _ops.dqat_fake_quant_track(
-        x, min, max, num_bits=num_bits, narrow_range=narrow_range, **_attributes(axis, group_size)
+        x,
+        min,
+        max,
+        num_bits=num_bits,
+        narrow_range=narrow_range,
+        activation=activation,
+        **_attributes(axis, group_size),
     )
 
 
@@ -511,18 +523,15 @@ def gru_step(
     return after, tuple(records)
 
 
-def _fake_quant_gradient(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
-    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs[:3], **_options(op)))
-
-
 @tf.RegisterGradient("Dqat>FakeQuant")
 def _(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
-    return _fake_quant_gradient(op, dy)
+    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs, **_options(op)))
 
 
 @tf.RegisterGradient("Dqat>FakeQuantTrack")
 def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
-    return _fake_quant_gradient(op, dy)
+    activation = op.get_attr("activation").decode()
+    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs, activation=activation, **_options(op)))
 
 
 @tf.RegisterGradient("Dqat>FakeQuantHistogram")

@@ -18,6 +18,7 @@ PER_REPLICA = {
     "synchronization": tf.VariableSynchronization.ON_READ,
     "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
 }
+_ACTIVATIONS = {"linear": lambda x: x, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
 #: A learned step that an optimizer's update would bring below this stays here.
 _SMALLEST_STEP = 2.0**-24
 
@@ -155,7 +156,12 @@ class Quantizer(keras.layers.Layer):
         )
 
     def quantize_and_track(
-        self, x: tf.Tensor, in_use: Range | StepInUse, *, repeats: int | tf.Tensor = 1
+        self,
+        x: tf.Tensor,
+        in_use: Range | StepInUse,
+        *,
+        repeats: int | tf.Tensor = 1,
+        activation: str = "linear",
     ) -> tuple[tf.Tensor, Record]:
         """Fake-quantizes with what `in_use` gave and records `x` in the same pass.
 
@@ -164,7 +170,11 @@ class Quantizer(keras.layers.Layer):
             in_use: of this quantizer.
             repeats: the number of tensors like `x` in a step, such as timesteps; a learned step's gradient is
                 scaled by the elements of a whole sample.
+            activation: of `x`, "linear", "relu" or "relu6": what is quantized and recorded is its result.
         """
+        one_pass = self.spec.axis is None and not isinstance(in_use, StepInUse) and not self.observer.needs_counts
+        if not one_pass:
+            x, activation = _ACTIVATIONS[activation](x), "linear"
         options = {"num_bits": self.spec.num_bits, "narrow_range": self.spec.narrow_range}
         if isinstance(in_use, StepInUse):
             elements = tf.reduce_prod(tf.shape(x, tf.int64)[1:]) * tf.cast(repeats, tf.int64)
@@ -175,7 +185,7 @@ class Quantizer(keras.layers.Layer):
             y, *record = ops.fake_quant_histogram(x, *in_use, **options)
         else:
             granularity = {"axis": self.spec.axis, "group_size": self.spec.group_size}
-            y, *record = ops.fake_quant_track(x, *in_use, **granularity, **options)
+            y, *record = ops.fake_quant_track(x, *in_use, activation=activation, **granularity, **options)
         return y, tuple(record)
 
     def record(self, x: tf.Tensor) -> Record:
@@ -184,17 +194,26 @@ class Quantizer(keras.layers.Layer):
             return tuple(ops.histogram(x))
         return tuple(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size))
 
-    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
-        """Quantizes `x`; records it where `training`."""
-        if isinstance(self.observer, Fixed) or training is None or training is False or self._sync().frozen:
+    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None, activation: str = "linear") -> tf.Tensor:
+        """Quantizes the activation of `x`; records it where `training`.
+
+        Args:
+            x: what to quantize.
+            training: whether this is a training step.
+            activation: "linear", "relu" or "relu6".
+        """
+        fixed = isinstance(self.observer, Fixed)
+        at_rest = fixed or training is None or training is False or self._sync().frozen
+        if not at_rest and (self._sync().mode != "exact" or self.is_shared):
+            y, record = self.quantize_and_track(x, self.in_use(), activation=activation)
+            self.submit(record, training)
+            return y
+        x = _ACTIVATIONS[activation](x)
+        if at_rest:
             saved = serving.fake_quant(x, self.range, self.spec)
             return self.quantize(x, self.range()) if saved is None else saved
-        if self._sync().mode == "exact" and not self.is_shared:
-            record = self.masked(self.record(x), training)
-            return self._sync().quantize_exactly(self, record, x, lambda range_: self._quantize_in(x, range_))
-        y, record = self.quantize_and_track(x, self.in_use())
-        self.submit(record, training)
-        return y
+        record = self.masked(self.record(x), training)
+        return self._sync().quantize_exactly(self, record, x, lambda range_: self._quantize_in(x, range_))
 
     def _quantize_in(self, x: tf.Tensor, observed: Range) -> tf.Tensor:
         if isinstance(self.observer, LearnedStep):
@@ -318,9 +337,11 @@ class SharedQuantizer(Quantizer):
         """Leaves the record with the owner's."""
         self.owner.submit(record, training)
 
-    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None, activation: str = "linear") -> tf.Tensor:
         """Quantizes `x` as the owner does; records it where `training`."""
-        return x if self.owner is None else self.owner(x, training=training)
+        if self.owner is None:
+            return _ACTIVATIONS[activation](x)
+        return self.owner(x, training=training, activation=activation)
 
     def get_config(self) -> dict[str, Any]:
         """Where the range is found."""

@@ -32,6 +32,7 @@ OPS = {
 WITHOUT_BITS = ("MinMax", "Histogram", "PercentileRange")
 WITHOUT_AXIS = ("Histogram", "FakeQuantHistogram")
 GRADIENTS = ("FakeQuantGrad", "FakeQuantLearnedGrad")
+WITH_ACTIVATION = ("FakeQuantTrack", "FakeQuantGrad")
 REFUSALS = (tf.errors.InvalidArgumentError, TypeError, ValueError, OverflowError)
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 1.2e-38, 3.4e38, -3.4e38], np.float32)
 # float32 ranges: some usual, some at the edges of what is valid, some beyond.
@@ -165,6 +166,9 @@ def draw(name, index):
         refused = refused or shape[axis] % group_size != 0
     if name not in WITHOUT_AXIS:
         options |= {"per_channel": axis is not None, "axis": -1 if axis is None else axis, "group_size": group_size}
+    if name in WITH_ACTIVATION and random.chance(0.4):
+        options["activation"] = random.one_of(["relu", "relu6", "relu", "relu6", "linear", "tanh"])
+        refused |= options["activation"] == "tanh" or (options["activation"] != "linear" and axis is not None)
     x = random.values(shape)
     arguments = [x]
     if name in GRADIENTS:
@@ -302,9 +306,12 @@ def is_right(name, results, arguments, options):
         if not np.array_equal(counts, reference.counts(arguments[0])):
             return False
     y, *records = [results] if name == "FakeQuant" else results
+    # Where values pass through, ReLU flushes subnormals.
+    same_y = same if (activation := options.pop("activation", "linear")) == "linear" else same_but_subnormals
+    arguments[0] = reference.activate(arguments[0], activation)
     expected = reference.min_max(arguments[0], axis=options["axis"])
     y_expected = reference.fake_quant(*arguments, **options).reshape(shape)
-    return same(y, y_expected, dtype) and all(map(same, records, expected))
+    return same_y(y, y_expected, dtype) and all(map(same, records, expected))
 
 
 def call(name, index):

@@ -83,14 +83,25 @@ def fake_quant(x, low, high, *, num_bits=8, narrow_range=False, axis=None):
         return np.where(grid.passthrough, x, y)
 
 
-def gradients(dy, x, low, high, *, num_bits=8, narrow_range=False, axis=None):
+def activate(x, activation):
+    """What a quantizer that takes an activation with it quantizes and records."""
+    if activation == "linear":
+        return x
+    x = np.asarray(x, F)
+    y = np.where(flush(x) <= 0, F(0), x)
+    return np.where(y > 6, F(6), y) if activation == "relu6" else y
+
+
+def gradients(dy, x, low, high, *, num_bits=8, narrow_range=False, axis=None, activation="linear"):
     """dx, and dmin and dmax in float64 with the sums of |dy| that their rounding errors are measured against."""
-    dy, x = np.asarray(dy, F), np.asarray(x, F)
+    dy, x = np.asarray(dy, F), np.asarray(activate(x, activation), F)
     grid = Grid(along(low, x, axis), along(high, x, axis), num_bits, narrow_range)
     values = flush(x)
     with np.errstate(all="ignore"):
         below, above = values < grid.pass_low, values > grid.pass_high
         inside = (values >= grid.pass_low) & (values <= grid.pass_high)
+        if activation != "linear":
+            inside &= (values > 0) & ((values < 6) | (activation == "relu"))
         dx = flush(flush(dy) * inside.astype(F))
         over = reduced_axes(x, axis)
         sums = [np.where(where, dy, F(0)).astype(np.float64).sum(axis=over) for where in (below, above)]

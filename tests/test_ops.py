@@ -85,6 +85,43 @@ def test_output_and_gradients_are_those_of_tensorflow(case):
     assert (np.abs(got[3] - expected[3]) <= bound).all()
 
 
+@given(
+    cases(), st.sampled_from(["relu", "relu6"]), st.sampled_from([tf.float32, tf.float16, tf.bfloat16]), st.booleans()
+)
+def test_an_activation_in_the_same_pass_is_the_one_before_to_the_bit(case, activation, dtype, has_range):
+    x, dy, low, high, num_bits, narrow, _ = case
+    x = np.where(np.abs(dy) < 0.2, 6 + dy, x)
+    x.flat[:9] = np.array([0, -0.0, 6, 5.9999995, np.nan, np.inf, -np.inf, -1, 1e-40])[: x.size]
+    low, high = (low.flat[0], high.flat[0]) if has_range else (INFINITY, -INFINITY)
+    before = {"relu": tf.nn.relu, "relu6": tf.nn.relu6}[activation]
+    options = {"num_bits": num_bits, "narrow_range": narrow}
+    apart = together = ()
+    for fused in (False, True):
+        with tf.GradientTape() as tape:
+            values = tf.cast(x, dtype)
+            tape.watch(values)
+            if fused:
+                together = y, *_ = dqat.ops.fake_quant_track(values, low, high, activation=activation, **options)
+            else:
+                apart = y, *_ = dqat.ops.fake_quant_track(before(values), low, high, **options)
+        slope = tape.gradient(y, values, output_gradients=tf.cast(dy, dtype))
+        together, apart = ((*together, slope), apart) if fused else (together, (*apart, slope))
+    # TensorFlow's ReLU of -0 is +0 in the middle of a tensor and -0 at its end.
+    apart, together = ((y + tf.zeros_like(y), *others) for y, *others in (apart, together))
+    for ours, expected in zip(together, apart, strict=True):
+        ours, expected = (np.asarray(tf.cast(value, tf.float32)) for value in (ours, expected))
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(expected))
+        np.testing.assert_array_equal(bits_of(np.nan_to_num(ours)), bits_of(np.nan_to_num(expected)))
+
+
+def test_an_activation_needs_one_range_and_a_known_name():
+    x = tf.ones([4, 3])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="activation relu needs one range for the tensor"):
+        dqat.ops.fake_quant_track(x, [-1.0] * 3, [1.0] * 3, axis=-1, activation="relu")
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="tanh"):
+        dqat.ops.fake_quant_track(x, -1.0, 1.0, activation="tanh")
+
+
 def test_a_single_channel_is_computed_as_tensorflow_computes_channels(rng):
     # Per channel TensorFlow multiplies with the inverse of the scale, per tensor it divides: a few values in
     # 10,000 differ, at level boundaries.

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import compiled, speech_model
 
 import dqat
 from dqat.keras_api import keras
+from dqat.layers import wrapper
 
 layers = keras.layers
 
@@ -164,3 +166,32 @@ def test_other_bits_train_and_export_names_them(rng, tmp_path):
     with pytest.raises(dqat.ExportError, match=r'dense/output \(6 bits\), dense/kernel \(4 bits\).*scheme="int8"'):
         dqat.export_tflite(model, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("mode", ["delayed", "exact"])
+@pytest.mark.parametrize(
+    ("layer", "operation"), [(lambda: layers.ReLU(6.0), "Relu6"), (lambda: layers.Activation("relu"), "Relu")]
+)
+def test_relu_within_the_quantizing_operation_trains_to_the_bits_of_relu_before_it(
+    monkeypatch, rng, mode, layer, operation
+):
+    inputs = keras.Input((6, 6, 3))
+    outputs = layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="conv", use_bias=False)(inputs))
+    outputs = layers.Dense(2, name="dense")(layers.GlobalAveragePooling2D(name="pool")(layer()(outputs)))
+    network = keras.Model(inputs, outputs)
+    samples, targets = rng.normal(size=(32, 6, 6, 3)).astype(np.float32), rng.normal(size=(32, 2)).astype(np.float32)
+    trained, operations = [], []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(wrapper, "relu_of", lambda layer: None)
+        model = dqat.quantize_model(network, range_sync=mode)
+        model.compile(keras.optimizers.SGD(0.5), "mse")
+        model.fit(samples, targets, batch_size=8, epochs=3, verbose=0, shuffle=False)
+        trained.append([*model.get_weights(), *(end for range_ in dqat.ranges(model).values() for end in range_)])
+        graph = tf.function(model).get_concrete_function(tf.TensorSpec([8, 6, 6, 3]), training=True).graph
+        operations.append([each.type for each in graph.get_operations()])
+    for together, apart in zip(*trained, strict=True):
+        np.testing.assert_array_equal(together, apart)
+    # In exact mode the range is made of the values that it is for: they must be there before.
+    assert (operation in operations[0]) == (mode == "exact")
+    assert operation in operations[1]

@@ -85,6 +85,7 @@ struct FakeQuantWork {
   bool per_tensor;  // divides by the scale, as TensorFlow does
   T* y;
   Grid grid;
+  Activation activation = Activation::kLinear;
 
   DQAT_HOST_DEVICE void Start(int64_t channel, Pair*) {
     grid = ranges.MakeGridOrNan(channel);
@@ -92,10 +93,10 @@ struct FakeQuantWork {
   }
   DQAT_HOST_DEVICE T Load(int64_t offset) const { return x[offset]; }
   DQAT_HOST_DEVICE void Use(int64_t offset, T input, Pair* found) const {
-    const float value = static_cast<float>(input);
+    const float value = Activate(static_cast<float>(input), activation);
     if (kTrack) *found = Merge()(*found, {RecordMin(value), RecordMax(value)});
     if (grid.passthrough) {
-      y[offset] = input;
+      y[offset] = activation == Activation::kLinear ? input : static_cast<T>(value + 0.0f);  // -0 is +0
       return;
     }
     const float quantized = per_tensor ? Quantize<true>(value, grid.nudged_min, grid.nudged_max, grid.scale,
@@ -135,19 +136,24 @@ struct FakeQuantGradWork {
   const T *dy, *x;
   Ranges ranges;
   T* dx;
-  float lo, hi;
+  Activation activation = Activation::kLinear;
+  SlopeBounds bounds = {};
+  bool has_no_grid = false;
 
   DQAT_HOST_DEVICE void Start(int64_t channel, Pair* found) {
     const Grid grid = ranges.MakeGridOrNan(channel);
-    lo = grid.grad_min;
-    hi = grid.grad_max;
-    if (lo != lo) *found = {lo, lo};
+    bounds = BoundSlopes(grid.grad_min, grid.grad_max, activation);
+    has_no_grid = grid.grad_min != grid.grad_min;
+    if (has_no_grid) *found = {kNan, kNan};
   }
   DQAT_HOST_DEVICE Value Load(int64_t offset) const { return {x[offset], dy[offset]}; }
   DQAT_HOST_DEVICE void Use(int64_t offset, const Value& input, Pair* found) const {
     const float value = static_cast<float>(input.x), slope = static_cast<float>(input.dy);
-    *found = Merge()(*found, {SlopeToMin(value, slope, lo), SlopeToMax(value, slope, hi)});
-    dx[offset] = static_cast<T>(lo != lo ? lo : SlopeToX(value, slope, lo, hi));
+    *found =
+        Merge()(*found, {SlopeToMin(value, slope, bounds.below), SlopeToMax(value, slope, bounds.above)});
+    const float passed = bounds.positive ? SlopeToX<true>(value, slope, bounds.lowest, bounds.highest)
+                                         : SlopeToX<false>(value, slope, bounds.lowest, bounds.highest);
+    dx[offset] = static_cast<T>(has_no_grid ? kNan : passed);
   }
   DQAT_HOST_DEVICE void Finish() {}
 };

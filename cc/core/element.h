@@ -35,14 +35,51 @@ DQAT_HOST_DEVICE static inline GridNumbers NudgeRange(float min, float max, floa
           has_scale ? inv_scale : 0.0f,  has_scale ? zero_level : 0.0f, has_scale ? level : 0.0f};
 }
 
+// What a layer computes last, before its result is quantized.
+enum class Activation { kLinear, kRelu, kRelu6 };
+
+// A NaN stays a NaN.
+DQAT_HOST_DEVICE static inline float Activate(float x, Activation activation) {
+  const float positive = x < 0.0f ? 0.0f : x;
+  if (activation == Activation::kRelu) return positive;
+  if (activation == Activation::kRelu6) return positive > 6.0f ? 6.0f : positive;
+  return x;
+}
+
+// For an input that is quantized after an activation, in a nudged range: where its slope reaches min, max and
+// itself (SlopeToMin, SlopeToMax, SlopeToX).
+struct SlopeBounds {
+  float below, above, lowest, highest;
+  bool positive;  // `lowest` is 0, and itself left out
+};
+DQAT_HOST_DEVICE static inline SlopeBounds BoundSlopes(float grad_min, float grad_max,
+                                                       Activation activation) {
+  if (activation == Activation::kLinear) return {grad_min, grad_max, grad_min, grad_max, false};
+  // A nudged range contains 0: what ReLU gives never lies below it.
+  if (activation == Activation::kRelu) return {-__builtin_inff(), grad_max, 0.0f, grad_max, true};
+  constexpr float kBelow6 = 5.9999995f;  // the last number before
+  if (grad_max < 6.0f) return {-__builtin_inff(), grad_max, 0.0f, grad_max, true};
+  return {-__builtin_inff(), __builtin_inff(), 0.0f, kBelow6, true};
+}
+
 // With a scale of 0 (range (0, 0)) kDivide must be false: the inverse, 0 as well, gives TensorFlow's 0.
+template <bool kDivide>
+DQAT_HOST_DEVICE static inline float QuantizeClamped(float clamped, float lo, float scale, float inv_scale,
+                                                     float zero_level) {
+  const float steps = kDivide ? (clamped - lo) / scale : (clamped - lo) * inv_scale;
+  return floorf(steps - zero_level + 0.5f) * scale;
+}
+
+// A NaN stays a NaN.
+DQAT_HOST_DEVICE static inline float Clamp(float x, float lo, float hi) {
+  const float clamped = x > hi ? hi : x;
+  return clamped < lo ? lo : clamped;
+}
+
 template <bool kDivide>
 DQAT_HOST_DEVICE static inline float Quantize(float x, float lo, float hi, float scale, float inv_scale,
                                               float zero_level) {
-  float clamped = x > hi ? hi : x;
-  clamped = clamped < lo ? lo : clamped;  // a NaN stays a NaN
-  const float steps = kDivide ? (clamped - lo) / scale : (clamped - lo) * inv_scale;
-  return floorf(steps - zero_level + 0.5f) * scale;
+  return QuantizeClamped<kDivide>(Clamp(x, lo, hi), lo, scale, inv_scale, zero_level);
 }
 
 // A NaN or an Inf becomes the record (-inf, +inf).
@@ -50,9 +87,10 @@ DQAT_HOST_DEVICE static inline float RecordMin(float x) { return x - x == 0.0f ?
 DQAT_HOST_DEVICE static inline float RecordMax(float x) { return x - x == 0.0f ? x : __builtin_inff(); }
 
 // The slope that reaches x, min and max. TensorFlow multiplies with 0 or 1; so a blocked negative slope gives
-// -0.
+// -0. `kAboveLo` leaves `lo` itself out.
+template <bool kAboveLo>
 DQAT_HOST_DEVICE static inline float SlopeToX(float x, float slope, float lo, float hi) {
-  return slope * ((x >= lo) & (x <= hi) ? 1.0f : 0.0f);
+  return slope * ((kAboveLo ? x > lo : x >= lo) & (x <= hi) ? 1.0f : 0.0f);
 }
 DQAT_HOST_DEVICE static inline float SlopeToMin(float x, float slope, float lo) {
   return x < lo ? slope : 0.0f;

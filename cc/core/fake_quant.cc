@@ -62,7 +62,7 @@ void StartPartial(const RecordPartials& record, int64_t block, int64_t entries) 
 
 template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
-                    const T* x, T* y, RecordPartials record) {
+                    const T* x, T* y, RecordPartials record, Activation activation) {
   const RowKernels& kernels = Kernels();
   const bool track = record.min != nullptr;
   Stage<T> stage(layout, plan);
@@ -74,11 +74,21 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
       const bool passthrough = grids.passthrough()[chunk.channel] != 0.0f;
       float min = Range().min, max = Range().max;
       if (passthrough) {
-        if (track) kernels.minmax(n, values, &min, &max);
-        std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
+        // In a quantizer's first step only.
+        if (activation != Activation::kLinear) {
+          for (int64_t i = 0; i < n; ++i) results[i] = Activate(values[i], activation) + 0.0f;  // -0 is +0
+          if (track) kernels.minmax(n, results, &min, &max);
+          stage.Store(kernels, y + chunk.offset, n);
+        } else {
+          if (track) kernels.minmax(n, values, &min, &max);
+          std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
+        }
       } else if (track) {
-        kernels.quantize_track(n, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(), values,
-                               results, &min, &max);
+        RowGrid grid = ChannelGrid(grids, chunk.channel);
+        // A nudged range contains 0, so that both clamp at once.
+        grid.lowest = Activate(grid.lowest, activation);
+        grid.highest = Activate(grid.highest, activation);
+        kernels.quantize_track(n, grid, layout.divides_by_scale(), activation, values, results, &min, &max);
       } else {
         kernels.quantize(n, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(), values, results);
       }
@@ -141,7 +151,8 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
 
 template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax) {
+                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax,
+                        Activation activation) {
   const RowKernels& kernels = Kernels();
   Stage<T> value_stage(layout, plan), slope_stage(layout, plan);
   const int64_t entries = layout.columns() * plan.repeat;
@@ -160,30 +171,32 @@ void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int6
       });
     } else {
       dmin[chunk.row] = dmax[chunk.row] = 0.0f;
-      kernels.gradient(chunk.elements, grids.grad_min()[chunk.channel], grids.grad_max()[chunk.channel],
-                       slopes, values, results, dmin + chunk.row, dmax + chunk.row);
+      const SlopeBounds bounds =
+          BoundSlopes(grids.grad_min()[chunk.channel], grids.grad_max()[chunk.channel], activation);
+      kernels.gradient(chunk.elements, bounds, slopes, values, results, dmin + chunk.row, dmax + chunk.row);
     }
     slope_stage.Store(kernels, dx + chunk.offset, chunk.elements);
   });
 }
 
 template void FakeQuantBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                    const float*, float*, RecordPartials);
+                                    const float*, float*, RecordPartials, Activation);
 template void MinMaxBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const float*,
                                  RecordPartials);
 template void FakeQuantGradBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                        const float*, const float*, float*, float*, float*);
+                                        const float*, const float*, float*, float*, float*, Activation);
 template void FakeQuantBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                   const Half*, Half*, RecordPartials);
+                                   const Half*, Half*, RecordPartials, Activation);
 template void MinMaxBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const Half*, RecordPartials);
 template void FakeQuantGradBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                       const Half*, const Half*, Half*, float*, float*);
+                                       const Half*, const Half*, Half*, float*, float*, Activation);
 template void FakeQuantBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                       const BFloat16*, BFloat16*, RecordPartials);
+                                       const BFloat16*, BFloat16*, RecordPartials, Activation);
 template void MinMaxBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const BFloat16*,
                                     RecordPartials);
 template void FakeQuantGradBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                           const BFloat16*, const BFloat16*, BFloat16*, float*, float*);
+                                           const BFloat16*, const BFloat16*, BFloat16*, float*, float*,
+                                           Activation);
 
 namespace {
 

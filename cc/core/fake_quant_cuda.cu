@@ -17,16 +17,17 @@ __global__ void __launch_bounds__(Plan::kThreads) FitRangeKernel(int64_t count, 
 int64_t ScratchFloats(const ChannelLayout& layout) { return 2 * Plan(layout).num_partials; }
 
 template <typename T>
-cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, const T* x, const float* min,
-                      const float* max, T* y, Record record, float* scratch, cudaStream_t stream) {
+cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
+                      const T* x, const float* min, const float* max, T* y, Record record, float* scratch,
+                      cudaStream_t stream) {
   const Ranges ranges{min, max, spec};
   const Pairs results{record.min, record.max};
   if (record.min == nullptr) {
-    return Launch(layout, FakeQuantWork<T, false>{x, ranges, layout.divides_by_scale(), y, {}}, results,
-                  nullptr, stream);
+    return Launch(layout, FakeQuantWork<T, false>{x, ranges, layout.divides_by_scale(), y, {}, activation},
+                  results, nullptr, stream);
   }
-  return Launch(layout, FakeQuantWork<T, true>{x, ranges, layout.divides_by_scale(), y, {}}, results, scratch,
-                stream);
+  return Launch(layout, FakeQuantWork<T, true>{x, ranges, layout.divides_by_scale(), y, {}, activation},
+                results, scratch, stream);
 }
 
 template <typename T>
@@ -36,10 +37,10 @@ cudaError_t MinMax(const ChannelLayout& layout, const T* x, Record record, float
 }
 
 template <typename T>
-cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, const T* dy, const T* x,
-                          const float* min, const float* max, T* dx, float* dmin, float* dmax, float* scratch,
-                          cudaStream_t stream) {
-  const FakeQuantGradWork<T> work{dy, x, {min, max, spec}, dx, 0.0f, 0.0f};
+cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
+                          const T* dy, const T* x, const float* min, const float* max, T* dx, float* dmin,
+                          float* dmax, float* scratch, cudaStream_t stream) {
+  const FakeQuantGradWork<T> work{dy, x, {min, max, spec}, dx, activation};
   return Launch(layout, work, Pairs{dmin, dmax}, scratch, stream);
 }
 
@@ -52,12 +53,13 @@ cudaError_t FitRange(int64_t count, const QuantizerSpec& spec, const float* min,
   return cudaGetLastError();
 }
 
-#define DQAT_INSTANTIATE(T)                                                                          \
-  template cudaError_t FakeQuant(const ChannelLayout&, const QuantizerSpec&, const T*, const float*, \
-                                 const float*, T*, Record, float*, cudaStream_t);                    \
-  template cudaError_t MinMax(const ChannelLayout&, const T*, Record, float*, cudaStream_t);         \
-  template cudaError_t FakeQuantGrad(const ChannelLayout&, const QuantizerSpec&, const T*, const T*, \
-                                     const float*, const float*, T*, float*, float*, float*, cudaStream_t)
+#define DQAT_INSTANTIATE(T)                                                                            \
+  template cudaError_t FakeQuant(const ChannelLayout&, const QuantizerSpec&, Activation, const T*,     \
+                                 const float*, const float*, T*, Record, float*, cudaStream_t);        \
+  template cudaError_t MinMax(const ChannelLayout&, const T*, Record, float*, cudaStream_t);           \
+  template cudaError_t FakeQuantGrad(const ChannelLayout&, const QuantizerSpec&, Activation, const T*, \
+                                     const T*, const float*, const float*, T*, float*, float*, float*, \
+                                     cudaStream_t)
 DQAT_INSTANTIATE(float);
 DQAT_INSTANTIATE(__half);
 DQAT_INSTANTIATE(__nv_bfloat16);

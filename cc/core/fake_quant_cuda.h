@@ -28,10 +28,12 @@ struct Record {
 // Length of the `scratch` that a function below needs.
 int64_t ScratchFloats(const ChannelLayout& layout);
 
-// y may be x. Where `record` is null pointers nothing is recorded, and `scratch` isn't used.
+// y may be x. Where `record` is null pointers nothing is recorded, and `scratch` isn't used. What is
+// quantized and recorded is the activation of x.
 template <typename T>
-cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, const T* x, const float* min,
-                      const float* max, T* y, Record record, float* scratch, cudaStream_t stream);
+cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
+                      const T* x, const float* min, const float* max, T* y, Record record, float* scratch,
+                      cudaStream_t stream);
 
 template <typename T>
 cudaError_t MinMax(const ChannelLayout& layout, const T* x, Record record, float* scratch,
@@ -39,9 +41,9 @@ cudaError_t MinMax(const ChannelLayout& layout, const T* x, Record record, float
 
 // dx may be dy or x.
 template <typename T>
-cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, const T* dy, const T* x,
-                          const float* min, const float* max, T* dx, float* dmin, float* dmax, float* scratch,
-                          cudaStream_t stream);
+cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
+                          const T* dy, const T* x, const float* min, const float* max, T* dx, float* dmin,
+                          float* dmax, float* scratch, cudaStream_t stream);
 
 // Of `count` ranges.
 cudaError_t FitRange(int64_t count, const QuantizerSpec& spec, const float* min, const float* max,

@@ -59,6 +59,17 @@ inline std::vector<Range> Records(const ChannelLayout& layout, const std::vector
   return records;
 }
 
+inline float Activated(float x, Activation activation) {
+  if (activation == Activation::kLinear || std::isnan(x)) return x;
+  const float most = activation == Activation::kRelu6 ? 6.0f : std::numeric_limits<float>::infinity();
+  return std::fmin(std::fmax(x, 0.0f), most) + 0.0f;  // never -0
+}
+
+inline std::vector<float> Activated(std::vector<float> x, Activation activation) {
+  for (float& value : x) value = Activated(value, activation);
+  return x;
+}
+
 struct Gradients {
   std::vector<float> dx;
   std::vector<double> dmin, dmax;    // per channel
@@ -66,14 +77,18 @@ struct Gradients {
 };
 
 inline Gradients FakeQuantGrad(const ChannelLayout& layout, const std::vector<Grid>& grids,
-                               const std::vector<float>& dy, const std::vector<float>& x) {
+                               const std::vector<float>& dy, const std::vector<float>& inputs,
+                               Activation activation = Activation::kLinear) {
+  const std::vector<float> x = Activated(inputs, activation);
   const std::vector<double> zeros(layout.channels, 0.0);
   Gradients gradients = {std::vector<float>(x.size()), zeros, zeros, zeros, zeros};
   for (size_t i = 0; i < x.size(); ++i) {
     const int64_t channel = ChannelOf(layout, i);
     const Grid& grid = grids[channel];
     const bool inside = x[i] >= grid.grad_min && x[i] <= grid.grad_max;
-    gradients.dx[i] = dy[i] * (inside ? 1.0f : 0.0f);
+    const bool passes = activation == Activation::kLinear ||
+                        (x[i] > 0.0f && (activation == Activation::kRelu || x[i] < 6.0f));
+    gradients.dx[i] = dy[i] * (inside ? 1.0f : 0.0f) * (passes ? 1.0f : 0.0f);
     if (x[i] < grid.grad_min) {
       gradients.dmin[channel] += dy[i];
       gradients.below[channel] += std::fabs(dy[i]);

@@ -3,7 +3,9 @@
 #define DQAT_KERNELS_ARGUMENTS_H_
 
 #include <cstdint>
+#include <string>
 
+#include "core/element.h"
 #include "core/histogram.h"
 #include "core/layout.h"
 #include "core/quantization.h"
@@ -64,6 +66,25 @@ inline core::QuantizerSpec ReadSpec(tensorflow::OpKernelConstruction* context) {
   const tensorflow::Status status = read();
   if (!status.ok()) context->CtxFailure(status);
   return spec;
+}
+
+// What is computed on the way to the quantizer; per tensor only.
+inline core::Activation ReadActivation(tensorflow::OpKernelConstruction* context) {
+  std::string name;
+  bool per_channel = false;
+  const auto read = [&]() -> tensorflow::Status {
+    TF_RETURN_IF_ERROR(context->GetAttr("activation", &name));
+    TF_RETURN_IF_ERROR(context->GetAttr("per_channel", &per_channel));
+    if (per_channel && name != "linear") {
+      return tensorflow::errors::InvalidArgument("activation ", name,
+                                                 " needs one range for the tensor, got a ", "channel axis");
+    }
+    return tensorflow::OkStatus();
+  };
+  const tensorflow::Status status = read();
+  if (!status.ok()) context->CtxFailure(status);
+  if (name == "relu") return core::Activation::kRelu;
+  return name == "relu6" ? core::Activation::kRelu6 : core::Activation::kLinear;
 }
 
 // With the attributes of the operations that fit ranges.

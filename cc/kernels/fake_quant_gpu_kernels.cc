@@ -22,7 +22,10 @@ template <typename T, bool kTrack>
 class FakeQuantGpuOp : public OpKernel {
  public:
   explicit FakeQuantGpuOp(OpKernelConstruction* context)
-      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+      : OpKernel(context),
+        granularity_(context),
+        spec_(ReadSpec(context)),
+        activation_(kTrack ? ReadActivation(context) : core::Activation::kLinear) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor &x = context->input(0), &min = context->input(1), &max = context->input(2);
@@ -34,21 +37,26 @@ class FakeQuantGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     Record record;
     if (kTrack) OP_REQUIRES_OK(context, AllocateRecord(context, layout, range_shape, 1, &record, &scratch));
-    OP_REQUIRES_OK(context, ToStatus(core::cuda::FakeQuant(
-                                layout, spec_, Elements<T>(x), Floats(min), Floats(max), Elements<T>(y),
-                                record, kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
+    OP_REQUIRES_OK(context,
+                   ToStatus(core::cuda::FakeQuant(layout, spec_, activation_, Elements<T>(x), Floats(min),
+                                                  Floats(max), Elements<T>(y), record,
+                                                  kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
   }
 
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
+  const core::Activation activation_;
 };
 
 template <typename T>
 class FakeQuantGradGpuOp : public OpKernel {
  public:
   explicit FakeQuantGradGpuOp(OpKernelConstruction* context)
-      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+      : OpKernel(context),
+        granularity_(context),
+        spec_(ReadSpec(context)),
+        activation_(ReadActivation(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor &dy = context->input(0), &x = context->input(1);
@@ -64,14 +72,15 @@ class FakeQuantGradGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
     OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
     OP_REQUIRES_OK(context,
-                   ToStatus(core::cuda::FakeQuantGrad(layout, spec_, Elements<T>(dy), Elements<T>(x),
-                                                      Floats(min), Floats(max), Elements<T>(dx), Floats(dmin),
-                                                      Floats(dmax), Floats(&scratch), GpuStream(context))));
+                   ToStatus(core::cuda::FakeQuantGrad(
+                       layout, spec_, activation_, Elements<T>(dy), Elements<T>(x), Floats(min), Floats(max),
+                       Elements<T>(dx), Floats(dmin), Floats(dmax), Floats(&scratch), GpuStream(context))));
   }
 
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
+  const core::Activation activation_;
 };
 
 template <typename T>

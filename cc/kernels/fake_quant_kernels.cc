@@ -49,7 +49,10 @@ template <typename T, bool kTrack>
 class FakeQuantOp : public OpKernel {
  public:
   explicit FakeQuantOp(OpKernelConstruction* context)
-      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+      : OpKernel(context),
+        granularity_(context),
+        spec_(ReadSpec(context)),
+        activation_(kTrack ? ReadActivation(context) : core::Activation::kLinear) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& x = context->input(0);
@@ -75,7 +78,7 @@ class FakeQuantOp : public OpKernel {
     ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
       const RecordPartials partials = kTrack ? record.Start(block) : RecordPartials();
       for (; block >= 0; block = queue->Next()) {
-        core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+        core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials, activation_);
       }
     });
     if (kTrack) record.Merge(layout, plan);
@@ -84,13 +87,17 @@ class FakeQuantOp : public OpKernel {
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
+  const core::Activation activation_;
 };
 
 template <typename T>
 class FakeQuantGradOp : public OpKernel {
  public:
   explicit FakeQuantGradOp(OpKernelConstruction* context)
-      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
+      : OpKernel(context),
+        granularity_(context),
+        spec_(ReadSpec(context)),
+        activation_(ReadActivation(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
@@ -115,7 +122,7 @@ class FakeQuantGradOp : public OpKernel {
     auto* dx_data = Data<T>(dx);
     ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
       core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, partials.first(),
-                               partials.second());
+                               partials.second(), activation_);
     });
     core::MergeSums(layout, plan, partials.first(), dmin->flat<float>().data());
     core::MergeSums(layout, plan, partials.second(), dmax->flat<float>().data());
@@ -124,6 +131,7 @@ class FakeQuantGradOp : public OpKernel {
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
+  const core::Activation activation_;
 };
 
 template <typename T>

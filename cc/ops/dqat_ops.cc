@@ -298,12 +298,15 @@ REGISTER_OP("Dqat>FakeQuantTrack")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
     .Attr("group_size: int >= 1 = 1")
+    .Attr("activation: {'linear', 'relu', 'relu6'} = 'linear'")
     .SetShapeFn(FakeQuantShape)
     .Doc(R"doc(
 Dqat>FakeQuant that records the smallest and largest value of x in the same pass.
 
 batch_min: like min; +inf where x is empty, -inf where x has a NaN or an Inf.
 batch_max: like max; -inf where x is empty, +inf where x has a NaN or an Inf.
+activation: computed in the same pass; what is quantized and recorded is its result. Other than linear for
+  one range per tensor only.
 )doc");
 
 REGISTER_OP("Dqat>FakeQuantGrad")
@@ -320,6 +323,7 @@ REGISTER_OP("Dqat>FakeQuantGrad")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
     .Attr("group_size: int >= 1 = 1")
+    .Attr("activation: {'linear', 'relu', 'relu6'} = 'linear'")
     .SetShapeFn(FakeQuantGradShape)
     .Doc(R"doc(
 The straight-through gradient of Dqat>FakeQuant, to all three inputs in one pass.
@@ -327,6 +331,8 @@ The straight-through gradient of Dqat>FakeQuant, to all three inputs in one pass
 dx: dy inside the nudged range, 0 outside.
 dmin: the sum of dy where x lies below the nudged range; the same bits on any number of threads.
 dmax: the sum of dy where x lies above it.
+activation: as of Dqat>FakeQuantTrack, whose gradient dx is then: dy where the activation of x is inside the
+  range and the activation passes its gradient on.
 )doc");
 
 REGISTER_OP("Dqat>MinMax")

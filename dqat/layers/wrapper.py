@@ -11,6 +11,7 @@ import tensorflow as tf
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers.bias_grid import bias_rounding, norm_factor, outside_training
 from dqat.layers.points import Point, Quantizing
+from dqat.layers.relu import relu_of
 from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
 from dqat.quantizers import Quantizer, quantize_weight, range_scale, weight_range
@@ -290,6 +291,9 @@ class QuantizeWrapper(QuantizedLayer):
 
     def call(self, inputs: Any, training: bool | tf.Tensor | None = None, **kwargs: Any) -> Any:
         """The layer's own `call`, on quantized weights."""
+        relu = relu_of(self.layer)
+        if relu is not None and self.output_quantizer is not None:
+            return self.output_quantizer(inputs, training=training, activation=relu)
         if self.layer._expects_training_arg:
             kwargs["training"] = training
         weights = self._in_layer_shape(self.weights_in_use()) | self._file_bias(training)

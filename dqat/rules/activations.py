@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dqat.keras_api import keras
 from dqat.layers import HardSwish, QuantizedSteps, QuantizeWrapper
 from dqat.layers.cell_form import FIXED
+from dqat.layers.relu import relu_of
 from dqat.observers import Fixed
 from dqat.rules import absent
 from dqat.rules.context import Context, refuse
@@ -38,9 +39,8 @@ def activation_name(function: Callable) -> str:
 def activation_function(layer: layers.Layer) -> str:
     """Which activation a layer is."""
     if isinstance(layer, layers.ReLU):
-        plain = layer.negative_slope == 0 and layer.threshold == 0
-        if plain and layer.max_value in (None, 6):
-            return "relu" if layer.max_value is None else "relu6"
+        if relu_of(layer) is not None:
+            return relu_of(layer)
         if layer.threshold == 0 and layer.max_value is None:
             return "leaky_relu"
         return "relu with other parameters"

@@ -80,7 +80,8 @@ enum class Track { kNo, kYes };
 enum class InPlace { kNo, kYes };
 
 inline Quantized FakeQuant(const ChannelLayout& layout, const std::vector<Grid>& grids, std::vector<float> x,
-                           Track track, InPlace in_place = InPlace::kNo, Spread spread = {}) {
+                           Track track, InPlace in_place = InPlace::kNo, Spread spread = {},
+                           Activation activation = Activation::kLinear) {
   const BlockPlan plan(layout);
   const GridTable table = Table(layout, plan, grids);
   Quantized result = {Unwritten(x.size()), Unwritten(layout.channels), Unwritten(layout.channels)};
@@ -88,8 +89,9 @@ inline Quantized FakeQuant(const ChannelLayout& layout, const std::vector<Grid>&
   RecordPartials record;
   if (track == Track::kYes) record = {min.data(), max.data()};
   float* y = in_place == InPlace::kYes ? x.data() : result.y.data();
-  RunBlocks(plan, spread,
-            [&](int64_t block) { FakeQuantBlock(layout, plan, block, table, x.data(), y, record); });
+  RunBlocks(plan, spread, [&](int64_t block) {
+    FakeQuantBlock(layout, plan, block, table, x.data(), y, record, activation);
+  });
   if (track == Track::kYes) MergeRecords(layout, plan, record, result.min.data(), result.max.data());
   if (in_place == InPlace::kYes) result.y = x;
   return result;
@@ -116,14 +118,15 @@ enum class Dx { kSeparate, kIsDy, kIsX };
 
 inline Gradients FakeQuantGrad(const ChannelLayout& layout, const std::vector<Grid>& grids,
                                std::vector<float> dy, std::vector<float> x, Dx where = Dx::kSeparate,
-                               Spread spread = {}) {
+                               Spread spread = {}, Activation activation = Activation::kLinear) {
   const BlockPlan plan(layout);
   const GridTable table = Table(layout, plan, grids);
   Gradients result = {Unwritten(x.size()), Unwritten(layout.channels), Unwritten(layout.channels)};
   std::vector<float> dmin = Unwritten(plan.partials), dmax = Unwritten(plan.partials);
   std::vector<float>& dx = where == Dx::kIsDy ? dy : where == Dx::kIsX ? x : result.dx;
   RunBlocks(plan, spread, [&](int64_t block) {
-    FakeQuantGradBlock(layout, plan, block, table, dy.data(), x.data(), dx.data(), dmin.data(), dmax.data());
+    FakeQuantGradBlock(layout, plan, block, table, dy.data(), x.data(), dx.data(), dmin.data(), dmax.data(),
+                       activation);
   });
   MergeSums(layout, plan, dmin.data(), result.dmin.data());
   MergeSums(layout, plan, dmax.data(), result.dmax.data());

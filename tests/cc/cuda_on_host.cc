@@ -5,6 +5,7 @@
 #include <cmath>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/cuda_work.h"
@@ -54,7 +55,7 @@ struct Results {
 
 // The CPU kernels take float: other types are widened before, and rounded after.
 template <typename T>
-Results<T> OnCpu(const Case<T>& input, const QuantizerSpec& spec) {
+Results<T> OnCpu(const Case<T>& input, const QuantizerSpec& spec, Activation activation) {
   const ChannelLayout& layout = input.layout;
   const BlockPlan plan(layout);
   Results<T> results(layout);
@@ -66,25 +67,26 @@ Results<T> OnCpu(const Case<T>& input, const QuantizerSpec& spec) {
   }
   const RecordPartials record{first.data(), second.data()};
   for (int64_t block = 0; block < plan.num_blocks; ++block) {
-    FakeQuantBlock(layout, plan, block, grids, x.data(), y.data(), record);
+    FakeQuantBlock(layout, plan, block, grids, x.data(), y.data(), record, activation);
   }
   MergeRecords(layout, plan, record, results.min.data(), results.max.data());
   for (int64_t block = 0; block < plan.num_blocks; ++block) {
     FakeQuantGradBlock(layout, plan, block, grids, dy.data(), x.data(), dx.data(), first.data(),
-                       second.data());
+                       second.data(), activation);
   }
   MergeSums(layout, plan, first.data(), results.dmin.data());
   MergeSums(layout, plan, second.data(), results.dmax.data());
   for (size_t i = 0; i < x.size(); ++i) {
     const bool passes = std::isinf(input.min[i / layout.inner % layout.channels]);
-    results.y[i] = passes ? input.x[i] : static_cast<T>(y[i]);
+    results.y[i] = passes && activation == Activation::kLinear ? input.x[i] : static_cast<T>(y[i]);
     results.dx[i] = static_cast<T>(dx[i]);
   }
   return results;
 }
 
 template <typename T>
-Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_size, bool in_place) {
+Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_size, bool in_place,
+                  Activation activation = Activation::kLinear) {
   const Plan plan(input.layout);
   const cuda::Ranges ranges{input.min.data(), input.max.data(), spec};
   const bool per_tensor = input.layout.divides_by_scale();
@@ -95,10 +97,13 @@ Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_
   }
   const T* x = in_place ? results.y.data() : input.x.data();
   const T* dy = in_place ? results.dx.data() : input.dy.data();
-  RunOnHost(plan, grid_size, cuda::FakeQuantGradWork<T>{dy, input.x.data(), ranges, results.dx.data(), 0, 0},
+  RunOnHost(plan, grid_size,
+            cuda::FakeQuantGradWork<T>{dy, input.x.data(), ranges, results.dx.data(), activation},
             Pairs{results.dmin.data(), results.dmax.data()});
-  RunOnHost(plan, grid_size, cuda::FakeQuantWork<T, true>{x, ranges, per_tensor, results.y.data(), {}},
+  RunOnHost(plan, grid_size,
+            cuda::FakeQuantWork<T, true>{x, ranges, per_tensor, results.y.data(), {}, activation},
             Pairs{results.min.data(), results.max.data()});
+  if (activation != Activation::kLinear) return results;
   RunOnHost(plan, grid_size,
             cuda::FakeQuantWork<T, false>{input.x.data(), ranges, per_tensor, untracked.y.data(), {}},
             Pairs{});
@@ -123,6 +128,18 @@ bool SumsAgree(const Case<T>& input, const std::vector<float>& a, const std::vec
   return true;
 }
 
+// Activations only where there is one range for the tensor.
+std::vector<std::pair<QuantizerSpec, Activation>> Quantizers(const ChannelLayout& layout) {
+  std::vector<std::pair<QuantizerSpec, Activation>> quantizers;
+  for (const Activation activation : {Activation::kLinear, Activation::kRelu, Activation::kRelu6}) {
+    if (layout.per_channel && activation != Activation::kLinear) continue;
+    for (const QuantizerSpec& spec : {QuantizerSpec{8}, QuantizerSpec{4, true}, QuantizerSpec{16}}) {
+      quantizers.push_back({spec, activation});
+    }
+  }
+  return quantizers;
+}
+
 template <typename T>
 void CompareWithCpu(const char* type) {
   const ChannelLayout layouts[] = {
@@ -134,12 +151,12 @@ void CompareWithCpu(const char* type) {
   };
   unsigned seed = 0;
   for (const ChannelLayout& layout : layouts) {
-    for (const QuantizerSpec& spec : {QuantizerSpec{8}, QuantizerSpec{4, true}, QuantizerSpec{16}}) {
+    for (const auto& [spec, activation] : Quantizers(layout)) {
       const Case<T> input(layout, seed % 4 == 3, seed);
-      const Results<T> expected = OnCpu(input, spec);
+      const Results<T> expected = OnCpu(input, spec, activation);
       const int64_t num_blocks = Plan(layout).num_blocks;
-      const Results<T> got = OnPlan(input, spec, num_blocks + 1, seed % 2 == 0);
-      const Results<T> strided = OnPlan(input, spec, 3, false);
+      const Results<T> got = OnPlan(input, spec, num_blocks + 1, seed % 2 == 0, activation);
+      const Results<T> strided = OnPlan(input, spec, 3, false, activation);
       const std::string where = std::string(" for ") + type + " [" + std::to_string(layout.outer) + ", " +
                                 std::to_string(layout.channels) + ", " + std::to_string(layout.inner) +
                                 "], " + std::to_string(spec.num_bits) + " bits";

@@ -162,6 +162,35 @@ TEST_P(CoreTest, GradientsAreThoseOfTheReference) {
   });
 }
 
+TEST_P(CoreTest, AnActivationInTheSamePassGivesTheBitsOfOneBefore) {
+  for (const Activation activation : {Activation::kRelu, Activation::kRelu6}) {
+    ForEachCase(ValidRanges(), [&](const ChannelLayout& layout, size_t first) {
+      if (layout.per_channel) return;
+      const std::vector<Grid> grids = Grids(layout, ValidRanges(), first, {8, false});
+      std::vector<float> x = Values(layout, grids, first);
+      AddSpecial(&x, Finite(), 11);
+      AddSpecial(&x, {0.0f, 6.0f, std::nextafter(6.0f, 0.0f), std::nextafter(6.0f, 7.0f)}, 7);
+      const std::vector<float> dy = Values(layout, Grids(layout, {{-1.0f, 1.0f}}, 0, {8, false}), first + 99);
+      for (const bool finite : {true, false}) {
+        if (!finite) AddSpecial(&x, NotFinite(), 97);
+        const std::vector<float> activated = reference::Activated(x, activation);
+        for (const InPlace in_place : {InPlace::kNo, InPlace::kYes}) {
+          if (in_place == InPlace::kYes && grids[0].passthrough) continue;
+          const Quantized got = FakeQuant(layout, grids, x, Track::kYes, in_place, {}, activation);
+          EXPECT_SAME_BITS(got.y, reference::FakeQuant(layout, grids, activated), Name(layout));
+          ExpectRecords(reference::Records(layout, activated), got.min, got.max, Name(layout));
+        }
+        const Gradients got = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, {}, activation);
+        EXPECT_SAME_BITS(got.dx, reference::FakeQuantGrad(layout, grids, dy, x, activation).dx, Name(layout));
+        // As if the activation were an operation before: its sums are those of its result.
+        const Gradients apart = FakeQuantGrad(layout, grids, dy, activated);
+        EXPECT_SAME_BITS(got.dmin, apart.dmin, Name(layout));
+        EXPECT_SAME_BITS(got.dmax, apart.dmax, Name(layout));
+      }
+    });
+  }
+}
+
 TEST_P(CoreTest, AGradientThatIsNanReachesTheSums) {
   for (const ChannelLayout& layout : {ChannelLayout{1, 1, 20001, false}, ChannelLayout{667, 3, 10, true},
                                       ChannelLayout{2001, 10, 1, true}}) {

@@ -23,6 +23,13 @@ std::vector<float> Everything(const ChannelLayout& layout, Spread spread) {
   for (const Range& record : MinMax(layout, x, spread)) add({record.min, record.max});
   const Gradients gradients = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, spread);
   for (const auto& part : {gradients.dx, gradients.dmin, gradients.dmax}) add(part);
+  for (const Activation activation : {Activation::kRelu, Activation::kRelu6}) {
+    if (layout.per_channel) break;
+    const Quantized activated = FakeQuant(layout, grids, x, Track::kYes, InPlace::kNo, spread, activation);
+    for (const auto& part : {activated.y, activated.min, activated.max}) add(part);
+    const Gradients masked = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, spread, activation);
+    for (const auto& part : {masked.dx, masked.dmin, masked.dmax}) add(part);
+  }
   return all;
 }
 
