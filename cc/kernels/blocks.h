@@ -2,14 +2,13 @@
 #ifndef DQAT_KERNELS_BLOCKS_H_
 #define DQAT_KERNELS_BLOCKS_H_
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "core/block_queue.h"
 #include "core/fake_quant.h"
 #include "core/layout.h"
 #include "kernels/tf_compat.h"
@@ -40,54 +39,13 @@ typename CoreType<T>::type* Data(tensorflow::Tensor* tensor) {
   return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
 }
 
-// The blocks of one call that no thread has taken yet, and the threads that are at work on it.
-class BlockQueue {
- public:
-  using Body = std::function<void(int64_t, BlockQueue*)>;
-
-  explicit BlockQueue(int64_t count) : count_(count) {}
-
-  // The next block, or -1. For all threads.
-  int64_t Next() {
-    const int64_t block = next_.fetch_add(1);
-    return block < count_ ? block : -1;
-  }
-
-  // Calls body(first block) on this thread. Leaves `body` alone where no block is left: it may be gone.
-  void Work(const Body& body) {
-    int64_t first;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      first = Next();
-      if (first < 0) return;
-      ++working_;
-    }
-    body(first, this);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (--working_ == 0) idle_.notify_all();
-  }
-
-  // Until nobody works, once all blocks are taken.
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    idle_.wait(lock, [this] { return working_ == 0; });
-  }
-
- private:
-  const int64_t count_;
-  std::atomic<int64_t> next_{0};
-  std::mutex mutex_;
-  std::condition_variable idle_;
-  int working_ = 0;
-};
-
 // Calls body(first, queue) on this thread and on those of TensorFlow's that are free before the work is done:
 // `first` is the first block of that thread, `queue->Next()` gives it the others, in rising order. Shard
 // would divide the blocks beforehand, and wait for threads to wake up that a small tensor could do without.
 // `cost_per_element` is in rough cycles.
 inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
-                      int64_t cost_per_element, const BlockQueue::Body& body) {
-  const auto queue = std::make_shared<BlockQueue>(plan.num_blocks);
+                      int64_t cost_per_element, const core::BlockQueue::Body& body) {
+  const auto queue = std::make_shared<core::BlockQueue>(plan.num_blocks);
   const int64_t threads = UsefulThreads(context, plan.num_blocks, plan.block_elements * cost_per_element);
   for (int64_t i = 1; i < threads; ++i) {
     // A thread that comes too late finds the queue, but not the rest of this call.
@@ -99,7 +57,7 @@ inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPla
 
 inline void ForEachBlock(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
                          int64_t cost_per_element, const std::function<void(int64_t)>& body) {
-  ForBlocks(context, plan, cost_per_element, [&](int64_t block, BlockQueue* queue) {
+  ForBlocks(context, plan, cost_per_element, [&](int64_t block, core::BlockQueue* queue) {
     for (; block >= 0; block = queue->Next()) body(block);
   });
 }

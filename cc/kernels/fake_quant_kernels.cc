@@ -75,7 +75,7 @@ class FakeQuantOp : public OpKernel {
     if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
       const RecordPartials partials = kTrack ? record.Start(block) : RecordPartials();
       for (; block >= 0; block = queue->Next()) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials, activation_);
@@ -147,7 +147,7 @@ class MinMaxOp : public OpKernel {
     Record record;
     OP_REQUIRES_OK(context, record.Allocate(context, plan, granularity_.RangeShape(layout), 0));
     const auto* x_data = Data<T>(x);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
       const RecordPartials partials = record.Start(block);
       for (; block >= 0; block = queue->Next()) core::MinMaxBlock(layout, plan, block, x_data, partials);
     });

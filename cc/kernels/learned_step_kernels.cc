@@ -61,7 +61,7 @@ class FakeQuantLearnedOp : public OpKernel {
     OP_REQUIRES_OK(context, record.Allocate(context, plan, shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
       const core::RecordPartials partials = record.Start(block);
       for (; block >= 0; block = queue->Next()) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);

@@ -2,8 +2,13 @@
 // ThreadSanitizer this also proves that blocks write apart from each other.
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <thread>
+#include <vector>
+
 #include "blocks.h"
 #include "cases.h"
+#include "core/block_queue.h"
 #include "core/instruction_set.h"
 
 namespace dqat::core::testing {
@@ -53,6 +58,33 @@ TEST(SpreadTest, ResultsAreTheSameBitsOnEveryInstructionSet) {
     }
   }
   SetInstructionSet(best);
+}
+
+TEST(SpreadTest, EachBlockIsTakenOnceAndAThreadThatComesLateTouchesNothing) {
+  std::vector<std::thread> threads;
+  for (int64_t call = 0; call < 1000; ++call) {
+    const int64_t count = call % 9;
+    const auto queue = std::make_shared<BlockQueue>(count);
+    std::vector<int64_t> taken(count);
+    {
+      // Gone when a late thread comes.
+      const auto body = std::make_unique<BlockQueue::Body>([&taken](int64_t block, BlockQueue* queue) {
+        for (int64_t last = -1; block >= 0; last = block, block = queue->Next()) {
+          taken[block] += block > last ? 1 : 100;
+        }
+      });
+      for (int i = 0; i < 3; ++i) {
+        threads.emplace_back([queue, late = body.get()] { queue->Work(*late); });
+      }
+      queue->Work(*body);
+      queue->Wait();
+    }
+    EXPECT_EQ(taken, std::vector<int64_t>(count, 1));
+    if (call % 20 < 19) continue;
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(SpreadTest, TheBestInstructionSetIsTakenAndAnUnknownOneRefused) {
