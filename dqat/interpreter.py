@@ -103,10 +103,11 @@ def numbers(values: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _End:
-    """An input or output: its place, type, and the parameters of its integers."""
+    """An input or output: its place, type, and the type and parameters of its integers."""
 
     index: int
     dtype: type
+    integers: type
     scale: float
     zero_point: int
 
@@ -115,7 +116,8 @@ class Runner:
     """An integer file, fed with float samples.
 
     Args:
-        path: a file with int8, int32 or float32 inputs and outputs; one that takes any number of samples gets one.
+        path: a file with int8, int16, int32 or float32 inputs and outputs; one that takes any number of samples gets
+            one.
         kernels: "default" or "builtin".
         runtime: "tensorflow" or "litert".
         watch: indices of tensors inside that `run` gives too.
@@ -150,7 +152,7 @@ class Runner:
         return [(end.scale, end.zero_point) for end in self._outputs]
 
     def run(self, samples: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """int8 outputs [samples, ...] for float32 samples [samples, ...] of each input.
+        """int8 or int16 outputs [samples, ...] for float32 samples [samples, ...] of each input.
 
         Attribute `watched` gets, for each call, one array more of each tensor in `watch`.
 
@@ -167,7 +169,7 @@ class Runner:
         return [np.concatenate(parts)[:count] for parts in zip(*each, strict=True)]
 
     def _codes(self, samples: np.ndarray, end: _End) -> np.ndarray:
-        if end.dtype != np.int8:
+        if end.dtype not in (np.int8, np.int16):
             return samples.astype(end.dtype)
         return _to_codes(samples, end)
 
@@ -204,11 +206,13 @@ def _padded(codes: np.ndarray, size: int) -> np.ndarray:
 
 
 def _to_codes(values: np.ndarray, end: _End) -> np.ndarray:
-    return integer.quantize(values, scale=end.scale, zero_point=end.zero_point).astype(np.int8)
+    bits = np.iinfo(end.integers).bits
+    return integer.quantize(values, scale=end.scale, zero_point=end.zero_point, num_bits=bits).astype(end.integers)
 
 
 def _end(path: str | os.PathLike, file: TfliteFile, details: dict[str, Any]) -> _End:
-    dtype, (scale, zero_point) = details["dtype"], details["quantization"]
+    integers = dtype = details["dtype"]
+    scale, zero_point = details["quantization"]
     if dtype == np.float32:
         # The file's own conversion says what its integers are.
         graph, index = file.subgraphs[0], details["index"]
@@ -223,11 +227,12 @@ def _end(path: str | os.PathLike, file: TfliteFile, details: dict[str, Any]) -> 
             for other in others
         ]
         if not neighbours:
-            raise ValueError(f"{path}: tensor {details['name']!r} is float32 and nothing converts it to int8")
+            raise ValueError(f"{path}: tensor {details['name']!r} is float32 and nothing converts it to integers")
         tensor = graph.tensors[neighbours[0]]
         scale, zero_point = tensor.scales[0], tensor.zero_points[0]
-    elif dtype not in (np.int8, np.int32):
+        integers = np.dtype(tensor.dtype.lower()).type
+    elif dtype not in (np.int8, np.int16, np.int32):
         raise ValueError(
-            f"{path}: an end of the model is {np.dtype(dtype).name}, but int8, int32 and float32 are expected"
+            f"{path}: an end of the model is {np.dtype(dtype).name}, but int8, int16, int32 and float32 are expected"
         )
-    return _End(details["index"], dtype, scale, zero_point)
+    return _End(details["index"], dtype, integers, scale, zero_point)

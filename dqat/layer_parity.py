@@ -20,8 +20,11 @@ from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, Q
 from dqat.model import QuantizedModel, named_quantizers
 from dqat.quantizers import Quantizer
 
-#: A layer whose own values agree less than this is said to part. Rounding alone stays above it.
-LEAST_WITHIN_1_LSB = 0.99
+#: A layer of which less than this share of its own values agrees is said to part. Rounding alone stays above it.
+LEAST_AGREEING = 0.99
+#: Values agree within so many LSB, by bits, where it isn't 1: TFLite's tables for SOFTMAX, TANH and RSQRT are that
+#: coarse. It is half a step of int8 in the same range.
+_AGREEING_LSB = {16: 128}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class LayerParity:
         own_equal: like `equal`, where the layer gets the file's inputs.
         own_within_1_lsb: like `within_1_lsb`, likewise.
         own_max_lsb: like `max_lsb`, likewise.
+        own_agreeing: share of values that agree, likewise: within 1 LSB, with 16 bits within 128.
         same_parameters: whether the file has the trained scale and zero point here.
     """
 
@@ -50,12 +54,13 @@ class LayerParity:
     own_equal: float
     own_within_1_lsb: float
     own_max_lsb: int
+    own_agreeing: float
     same_parameters: bool
 
     @property
     def parts(self) -> bool:
         """Whether file and simulation part here: the layer's own values differ by more than rounding."""
-        return self.own_within_1_lsb < LEAST_WITHIN_1_LSB
+        return self.own_agreeing < LEAST_AGREEING
 
 
 @dataclass
@@ -66,7 +71,9 @@ class _Watch:
         layer: name of the layer that it belongs to.
         calls: of that layer in the model.
         tensors: index in the file by scope and number.
+        counts: how many numbers each scope had before the converter merged some.
         scale: trained.
+        agreeing_lsb: values so near agree.
         simulated: what each call gave, by scope.
     """
 
@@ -74,8 +81,10 @@ class _Watch:
     layer: str
     calls: int
     tensors: dict[str, dict[int, int]]
+    counts: dict[str, int]
     scale: float
     zero_point: int
+    agreeing_lsb: int
     simulated: dict[str | None, list[np.ndarray]] = field(default_factory=dict)
 
 
@@ -114,7 +123,9 @@ class LayerComparison:
             layer = path
             while layer not in calls:  # a layer's name may have slashes too
                 layer = layer.rpartition("/")[0]
-            self._watches[path] = _Watch(path, layer, calls[layer], tensors, scale, zero_point)
+            agreeing = _AGREEING_LSB.get(quantizer.spec.num_bits, 1)
+            counts = points.get(path, {}).get("counts", {})
+            self._watches[path] = _Watch(path, layer, calls[layer], tensors, counts, scale, zero_point, agreeing)
         self._covers = _covered_layers(source)
 
     @property
@@ -164,15 +175,16 @@ class LayerComparison:
                 LayerParity(
                     path,
                     self._covers.get(watch.layer, (watch.layer,)),
-                    *whole[path],
+                    *whole[path][:4],
                     *alone[path][:3],
+                    alone[path][4],
                     same_parameters=all(_same(parameters[index], trained) for index in indices),
                 )
             )
         return tuple(found)
 
     @staticmethod
-    def _figures(watch: _Watch, values: _FileValues) -> tuple[float, float, int, float] | None:
+    def _figures(watch: _Watch, values: _FileValues) -> tuple[float, float, int, float, float] | None:
         """See `_figures`: of all calls that are a tensor of the file; None where there is none."""
         pairs = []
         for scope, calls in watch.simulated.items():
@@ -180,7 +192,7 @@ class LayerComparison:
                 index = _tensor_of(watch, scope, place, len(calls))
                 if index is not None and values.size(index) == simulated.size:
                     pairs.append((simulated, values[index].reshape(simulated.shape)))
-        return _figures(pairs, watch.scale) if pairs else None
+        return _figures(pairs, watch.scale, watch.agreeing_lsb) if pairs else None
 
 
 def _same(found: tuple[float, int], trained: tuple[float, int]) -> bool:
@@ -210,14 +222,17 @@ def _tensor_of(watch: _Watch, scope: str | None, place: int, count: int) -> int 
     numbers = scopes.get(scope, {})
     if not numbers:
         return None
-    return numbers.get(place + max(numbers) + 1 - count)
+    return numbers.get(place + watch.counts[scope] - count)
 
 
-def _figures(pairs: list[tuple[np.ndarray, np.ndarray]], scale: float) -> tuple[float, float, int, float]:
-    """Share equal, share within 1 LSB, largest difference, signal-to-noise ratio."""
+def _figures(
+    pairs: list[tuple[np.ndarray, np.ndarray]], scale: float, agreeing: int
+) -> tuple[float, float, int, float, float]:
+    """Share equal, share within 1 LSB, largest difference, signal-to-noise ratio, share that agrees."""
     ours, theirs = (np.concatenate([pair[side].reshape(-1) for pair in pairs]) for side in (0, 1))
     apart = np.rint(np.abs(ours.astype(np.float64) - theirs) / scale)
-    return float((apart == 0).mean()), float((apart <= 1).mean()), int(apart.max()), signal_to_noise(ours, theirs)
+    equal, within_1_lsb, agreeing = (float((apart <= lsb).mean()) for lsb in (0, 1, agreeing))
+    return equal, within_1_lsb, int(apart.max()), signal_to_noise(ours, theirs), agreeing
 
 
 def signal_to_noise(signal: np.ndarray, other: np.ndarray) -> float:

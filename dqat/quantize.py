@@ -47,8 +47,8 @@ def quantize_model(
             layers inside it may be nested and called several times. It stays as it is. A subclassed model must have
             been called once, or built; the copy is a functional model, with the model's layers but none of its
             methods, and takes the tensors of `call`, in order.
-        scheme: "int8"; other bits as in `Scheme.named`, such as "w4a8", which train but aren't exported; or a
-            `Scheme` of your own.
+        scheme: "int8"; "w8a16", int8 weights and int16 activations, which TFLite runs too (16x8); other bits as in
+            `Scheme.named`, such as "w4a8", which train but aren't exported; or a `Scheme` of your own.
         range_sync: when the replicas' ranges are made the same: "delayed" (one collective a step, for the next
             step's ranges), "exact" (before use, one collective a quantizer), "off" (debugging).
         on_nonfinite: at a NaN or an Inf, "raise" an error that names the layer, or "skip" the record.
@@ -59,7 +59,8 @@ def quantize_model(
 
     Raises:
         TypeError: where `model` is no Keras 2 model.
-        UnsupportedLayerError: for a layer that can't be quantized; names it.
+        UnsupportedLayerError: for a layer that can't be quantized; names it, and TFLite's operator where that runs in
+            int8 but not in 16x8.
         ValueError: for another wrong argument, or a subclassed model whose `call` can't be traced.
         RuntimeError: for several Horovod processes outside a `dqat.distribute.Strategy` scope.
     """

@@ -85,7 +85,8 @@ class Scheme:
     def with_bits(cls, weights: int = 8, activations: int = 8, *, per_channel: bool = True) -> "Scheme":
         """The default scheme with other numbers of bits; cell states keep their 16.
 
-        Models train with any of them. TFLite's integer kernels run 8 bits for both, so only those are exported.
+        Models train with any of them. TFLite's integer kernels run 8 bits for both, or weights of 8 and symmetric
+        activations of 16 bits (16x8), so only those are exported.
 
         Args:
             weights: bits of weights, 2 to 16.
@@ -98,15 +99,23 @@ class Scheme:
         plain = cls()
         conv_kernel = plain.conv_kernel if per_channel else plain.kernel
         return cls(
-            activation=replace(plain.activation, num_bits=activations),
+            activation=replace(plain.activation, num_bits=activations, symmetric=activations == 16),
             kernel=replace(plain.kernel, num_bits=weights),
             conv_kernel=replace(conv_kernel, num_bits=weights),
             gate_kernel=replace(plain.gate_kernel, num_bits=weights),
         )
 
+    @property
+    def is_16x8(self) -> bool:
+        """Whether activations have 16 bits and weights 8: what TFLite's 16x8 kernels run."""
+        weights = (self.kernel, self.conv_kernel, self.gate_kernel)
+        return self.activation.num_bits == 16 and all(spec.num_bits == 8 for spec in weights)
+
     @classmethod
     def named(cls, name: str) -> "Scheme":
         """The scheme of a name: "int8", "int4" (bits of weights and activations), "w4a8" (weights, activations).
+
+        "w8a16" is TFLite's 16x8.
 
         Raises:
             ValueError: for another name.

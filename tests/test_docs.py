@@ -44,11 +44,15 @@ def test_a_new_environment_finishes_the_first_model_by_copying_the_readme(tmp_pa
     section = (ROOT / "README.md").read_text().split("## A first model")[1].split("\n## ")[0]
     commands = re.search(r"^```sh\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[1]
     code = re.search(r"^```python\n(.*?)^```", section, re.DOTALL | re.MULTILINE)[1]
-    (copy / "first_model.py").write_text(code)
+    (tmp_path / "first_model.py").write_text(code)
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     found = subprocess.run(
-        ["bash", "-e", "-c", f"{commands}\npython first_model.py"], cwd=copy, env=clean, capture_output=True, text=True
+        ["bash", "-e", "-c", f"{commands}\ncp ../first_model.py .\npython first_model.py"],
+        cwd=copy,
+        env=clean,
+        capture_output=True,
+        text=True,
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert float(found.stdout.split()[-1]) >= 0.99  # the share within 1 LSB, which the code prints last
-    assert (copy / "model.tflite").stat().st_size > 10_000
+    assert (tmp_path / "first_model" / "model.tflite").stat().st_size > 10_000

@@ -215,7 +215,7 @@ def test_float_ends_are_the_same_model_behind_two_conversions(speech, trained, e
     assert (np.abs(ours.integer - inside.integer) < 1.5 * scale).mean() >= 0.99
     np.testing.assert_allclose(output[0], ours.integer[0], atol=1e-6)
     assert ours.first_apart is None and len(ours.layers) == len(inside.layers)
-    with pytest.raises(ValueError, match="io must be one of int8, float32, got 'float16'"):
+    with pytest.raises(ValueError, match="io must be one of int8, int16, float32, got 'float16'"):
         dqat.export_tflite(trained, report.path, io="float16")
 
 

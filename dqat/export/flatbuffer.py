@@ -12,6 +12,7 @@ _NUMPY_TYPES = {
     schema.TensorType.INT8: np.int8,
     schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
     schema.TensorType.FLOAT32: np.float32,
 }
 _FLOAT_TYPES = (
@@ -49,7 +50,11 @@ class Flatbuffer:
 
     def operator_name(self, operator: Any) -> str:
         """The name of one operator, such as FULLY_CONNECTED."""
-        code = self.model.operatorCodes[operator.opcodeIndex]
+        return self.code_name(self.model.operatorCodes[operator.opcodeIndex])
+
+    @staticmethod
+    def code_name(code: Any) -> str:
+        """The name of an entry of the file's list of operators."""
         # Files of before 2020 keep small codes in a field of one byte.
         return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
@@ -182,9 +187,9 @@ class Flatbuffer:
             if (self.operator_name(before), self.operator_name(after[0])) == ("DEQUANTIZE", "QUANTIZE"):
                 operator.inputs = np.array([before.inputs[0], *operator.inputs[1:]], np.int32)
                 operator.outputs, after[0].outputs = after[0].outputs, []
-        self._drop_unused()
+        self.drop_unused()
 
-    def _drop_unused(self) -> None:
+    def drop_unused(self) -> None:
         """Removes operators without an output that anyone reads, and tensors that nobody mentions."""
         graph = self.graph
         while True:
@@ -244,14 +249,15 @@ class Flatbuffer:
                 entry.name = name.encode()
 
     def add_float_ends(self) -> None:
-        """Puts a QUANTIZE operator behind each int8 input and a DEQUANTIZE operator before each int8 output."""
+        """Puts a QUANTIZE operator behind each quantized input, a DEQUANTIZE operator before each quantized output."""
         graph = self.graph
-        before = [self._conversion("QUANTIZE", graph.inputs, place) for place in self._int8(graph.inputs)]
-        after = [self._conversion("DEQUANTIZE", graph.outputs, place) for place in self._int8(graph.outputs)]
+        before = [self._conversion("QUANTIZE", graph.inputs, place) for place in self._quantized(graph.inputs)]
+        after = [self._conversion("DEQUANTIZE", graph.outputs, place) for place in self._quantized(graph.outputs)]
         graph.operators = [*before, *graph.operators, *after]
 
-    def _int8(self, indices: Any) -> list[int]:
-        return [place for place, index in enumerate(indices) if self.tensor(index).type == schema.TensorType.INT8]
+    def _quantized(self, indices: Any) -> list[int]:
+        types = schema.TensorType.INT8, schema.TensorType.INT16
+        return [place for place, index in enumerate(indices) if self.tensor(index).type in types]
 
     def _conversion(self, name: str, ends: Any, place: int) -> Any:
         """An operator between an end of the graph and a new float tensor, which becomes that end."""
@@ -261,7 +267,7 @@ class Flatbuffer:
         floats.type, floats.hasRank = schema.TensorType.FLOAT32, integers.hasRank
         floats.buffer = len(self.model.buffers)
         self.model.buffers.append(schema.BufferT())
-        integers.name = integers.name + b"_int8"
+        integers.name = integers.name + f"_{self.type_name(integers.type).lower()}".encode()
         new = len(graph.tensors)
         graph.tensors.append(floats)
         ends[place] = new
@@ -280,7 +286,8 @@ class Flatbuffer:
             if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
                 return index
         code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, 2
+        # int16 needs version 3 of DEQUANTIZE.
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, 3 if name == "DEQUANTIZE" else 2
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
 

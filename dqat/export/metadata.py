@@ -6,7 +6,8 @@ Interpreters ignore it. It is JSON under the name `dqat.model`:
 - "training": "steps", training steps of the quantization-aware model; "range_sync"; "observed", the first step whose
   values entered the ranges and the first one that did not any more, null for none.
 - "quantizers": by path "layer/role" its "spec", "observer", "scale", "zero_point", "min" and "max" (float32 values of
-  the lowest and the highest level), and "tensors": by scope (see `dqat.export.points`) pairs of number and index.
+  the lowest and the highest level), "tensors": by scope (see `dqat.export.points`) pairs of number and index, and
+  "counts": by scope how many numbers there were before the converter merged some.
 """
 
 import json
@@ -28,9 +29,11 @@ NAME = "dqat.model"
 def add_points(flatbuffer: Flatbuffer, points: Iterable[Point]) -> None:
     """Writes the points of a file, with the indices of their tensors."""
     tensors: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for point in points:
         tensors.setdefault(point.path, {}).setdefault(point.scope, []).append((point.number, point.tensor))
-    _write(flatbuffer, {"tensors": tensors})
+        counts.setdefault(point.path, {})[point.scope] = point.count
+    _write(flatbuffer, {"tensors": tensors, "counts": counts})
 
 
 def complete(
@@ -44,7 +47,7 @@ def complete(
         parameters: (scale, zero point) by quantizer.
         **options: of the export.
     """
-    tensors = read(flatbuffer)["tensors"]
+    points = read(flatbuffer)
     start, freeze = model.range_sync.schedule.window
     quantizers = {}
     for path, quantizer in named_quantizers(model):
@@ -60,7 +63,8 @@ def complete(
             "zero_point": zero_point,
             "min": low,
             "max": high,
-            "tensors": tensors.get(path, {}),
+            "tensors": points["tensors"].get(path, {}),
+            "counts": points["counts"].get(path, {}),
         }
     training = {
         "steps": model.range_sync.schedule.steps,
@@ -95,7 +99,7 @@ def require_whole(told: dict[str, Any]) -> dict[str, Any]:
         for one in told["quantizers"].values():
             numbers = (one["scale"], one["zero_point"], one["min"], one["max"])
             whole = whole and all(isinstance(number, (int, float)) for number in numbers)
-            whole = whole and {"spec", "observer", "tensors"} <= one.keys()
+            whole = whole and {"spec", "observer", "tensors", "counts"} <= one.keys()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{NAME} in it is not what dqat writes: {error!r}") from error
     if not whole:

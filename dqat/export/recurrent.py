@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dqat import integer
 from dqat.export import points
+from dqat.export.int16 import MARK
 from dqat.export.quantizer import ExportError
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
@@ -27,11 +28,14 @@ def _bounds(quantizer: Quantizer) -> tuple[float, float]:
 def fake_quant(x: tf.Tensor, quantizer: Quantizer, factor: float = 1.0) -> tf.Tensor:
     """TensorFlow's own fake-quant, with `factor` times the quantizer's present range as a constant."""
     spec, (low, high) = quantizer.spec, _bounds(quantizer)
+    if spec.num_bits == 16:  # see `dqat.export.int16`: the levels of an 8-bit mark, symmetric
+        scale = np.float32(high) / np.float32(2**15 - 1)
+        low, high = (MARK * scale.item() * level for level in (-128, 127))
     return tf.quantization.fake_quant_with_min_max_args(
         x,
         factor * low,
         factor * high,
-        num_bits=spec.num_bits,
+        num_bits=8 if spec.num_bits == 16 else spec.num_bits,
         narrow_range=spec.narrow_range,
         name=points.name_of(quantizer.path),
     )
@@ -277,4 +281,4 @@ class _Unrolled:
         """
         values = tf.reshape(x, [-1, 1])
         value = values[number % values.shape[0], tf.newaxis]
-        return tf.tile(run.point(point, value - value), [1, size])
+        return tf.pad(run.point(point, value - value), [[0, 0], [0, size - 1]])

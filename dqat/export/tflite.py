@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,8 @@ from dqat.export import checksum, metadata
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
-from dqat.export.points import Point, points_of
+from dqat.export.int16 import quantize_to_int16
+from dqat.export.points import Point, count_points, points_of
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
@@ -30,7 +32,7 @@ _SCALE_TOLERANCE = 1e-6
 #: Operators with int8 kernels that the converter's quantizer doesn't know of.
 _KNOW_INT8 = ("ELU", "GELU")
 #: Types of a file's inputs and outputs.
-IO = ("int8", "float32")
+IO = ("int8", "int16", "float32")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def export_tflite(
     *,
     target: str = "tflite",
     streaming: bool = False,
-    io: str = "int8",
+    io: str | None = None,
     batch_size: int | None = 1,
 ) -> ExportReport:
     """Writes a trained quantization-aware model as an integer-only TFLite file.
@@ -79,8 +81,9 @@ def export_tflite(
             its outputs are those of the whole-sequence file. Each LSTM operator keeps its states in variables, which
             the interpreter resets; other cells take their states as int8 inputs and give them as outputs.
             `dqat.streaming.Stream` runs it.
-        io: type of inputs and outputs: "int8", or "float32", with a QUANTIZE operator behind each input and a
-            DEQUANTIZE operator before each output; all between them is the same.
+        io: type of inputs and outputs: None for that of the activations ("int8", or "int16" for a model of the
+            scheme "w8a16"), or "float32", with a QUANTIZE operator behind each input and a DEQUANTIZE operator before
+            each output; all between them is the same.
         batch_size: samples a call, or None for any number, which the interpreter is told by `resize_tensor_input`.
             Recurrent layers have 1.
 
@@ -90,14 +93,18 @@ def export_tflite(
     Raises:
         TypeError: for a model that is not quantized.
         ValueError: for another target, type or batch size, or quantizers without a range; names them.
-        ExportError: where the converted file is not what was trained, or for other bits than TFLite's kernels run.
+        ExportError: where the converted file is not what was trained, for other bits than TFLite's kernels run, or
+            an operator without a kernel of 16 bits; names it.
     """
     require_quantized(model)
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
-    _require_int8(model)
+    integers = _activation_type(model)
+    io = integers if io is None else io
     if io not in IO:
         raise ValueError(f"io must be one of {', '.join(IO)}, got {io!r}")
+    if io not in (integers, "float32"):
+        raise ValueError(f"io must be {integers}, as the activations were trained, or float32, got {io!r}")
     _require_ranges(model)
     model = float32_model(model)
     require_batch_first(model)
@@ -118,21 +125,30 @@ def export_tflite(
     return ExportReport(path, len(content), tuple(flatbuffer.operator_names()), parameters, fallen)
 
 
-def _require_int8(model: keras.Model) -> None:
-    """Refuses bits that TFLite's integer kernels don't run, before anything is converted."""
+def _activation_type(model: keras.Model) -> str:
+    """ "int8" or "int16"; refuses bits that TFLite's integer kernels don't run, before anything is converted."""
     specs = {path: quantizer.spec for path, quantizer in named_quantizers(model)}
     for layer in model.layers:
         if isinstance(layer, QuantizedLayer):
             specs |= {f"{layer.name}/{role}": spec for role, spec in layer.weight_specs().items()}
+    activations = {path for path, _ in named_quantizers(model)}
     # A power of two stands for an LSTM's cell state, in 16 bits there.
+    specs = {path: spec for path, spec in specs.items() if not spec.power_of_two}
+    bits = {spec.num_bits for path, spec in specs.items() if path in activations}
+    expected = 16 if bits == {16} and all(spec.symmetric for spec in specs.values()) else 8
+    # Vectors inside cells are activations to TFLite.
     other = [
-        f"{path} ({spec.num_bits} bits)" for path, spec in specs.items() if spec.num_bits != 8 and not spec.power_of_two
+        f"{path} ({spec.num_bits} bits)"
+        for path, spec in specs.items()
+        if spec.num_bits not in ((expected,) if path in activations else (8, expected))
     ]
     if other:
         raise ExportError(
-            f'TFLite\'s integer kernels run 8 bits, and the model has {", ".join(other)}. Train with scheme="int8" to '
-            "export it; with other bits, the model itself (a SavedModel too) is the simulation"
+            f"TFLite's integer kernels run 8 bits, or weights of 8 and symmetric activations of 16, and the model has "
+            f'{", ".join(other)}. Train with scheme="int8" or "w8a16" to export it; with other bits, the model itself '
+            "(a SavedModel too) is the simulation"
         )
+    return f"int{expected}"
 
 
 def _require_ranges(model: keras.Model) -> None:
@@ -173,10 +189,18 @@ class _Inference(tf.Module):
         return {f"output_{index:03d}": tf.identity(output) for index, output in enumerate(outputs)}
 
 
-def _convert(graph: keras.Model) -> bytes:
+class _FloatFile(NamedTuple):
+    """What the converter made, and how many points there were before it (see `dqat.export.points`)."""
+
+    content: bytes
+    counts: dict[tuple[str, str], int]
+
+
+def _convert(graph: keras.Model) -> _FloatFile:
     module = _Inference(graph)
     function = module.serve.get_concrete_function(**module.signature)
-    return tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    return _FloatFile(content, count_points(operation.name for operation in function.graph.get_operations()))
 
 
 def _parameters(quantizer: Quantizer) -> dict[str, np.ndarray]:
@@ -222,22 +246,26 @@ def _places(layer: QuantizedLSTM, lstm: object) -> dict[Quantizer, list[int]]:
     return {layer.hidden: hidden, layer.cell_state: [lstm.inputs[LstmTensors.CELL_STATE]]}
 
 
-def _to_integers(model: keras.Model, content: bytes) -> bytes:
+def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
     """Quantizes the converter's float file with the trained ranges; uses no data.
 
     The states' ranges are written nudged, since the quantizer does not nudge: (-a, a) would get zero point -1
     where the simulation had 0. Hidden state, output and hidden scale must agree, or results are wrong without
     an error.
     """
-    flatbuffer = Flatbuffer(calibrator.add_intermediate_tensors(content))
+    flatbuffer = Flatbuffer(calibrator.add_intermediate_tensors(floats.content))
     for layer, lstm in _match_lstms(model, flatbuffer):
         for quantizer, indices in _places(layer, lstm).items():
             for index in indices:
                 flatbuffer.set_range(index, *_nudged(quantizer))
     flatbuffer.pass_ranges_on()
     is_long = any(is_unrolled(layer) for layer in model.layers)
-    points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model))))
-    quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
+    points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model)), floats.counts))
+    if _activation_type(model) == "int16":
+        quantized = flatbuffer
+        quantize_to_int16(quantized)
+    else:
+        quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
     carriers = {tensor.name.decode(): tensor for tensor in quantized.graph.tensors}
     if is_long:
         quantized.shorten_names()
@@ -315,7 +343,9 @@ def _codes(layer: QuantizedLayer) -> dict[str, np.ndarray]:
             shape[spec.axis] = -1
             scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
         safe = np.where(scale == 0, 1, scale)
-        codes[role] = (np.rint(_on_grid(layer, role, values[role].numpy()) / safe) + zero_point).astype(np.int8)
+        codes[role] = (np.rint(_on_grid(layer, role, values[role].numpy()) / safe) + zero_point).astype(
+            np.int16 if spec.num_bits > 8 else np.int8
+        )
     return codes
 
 

@@ -109,6 +109,13 @@ class CellForm:
 
 #: What TFLite's int8 kernels prescribe for the output of an operation, by TensorFlow's name of it.
 FIXED = {"Sigmoid": Fixed(0.0, 255.0 / 256.0), "Tanh": Fixed(-1.0, 127.0 / 128.0)}
+#: What its int16 kernels prescribe for all of them: a scale of 1/32768 and zero point 0.
+_FIXED_16 = Fixed(-32767.0 / 32768.0, 32767.0 / 32768.0)
+
+
+def prescribed(fixed: Fixed | None, num_bits: int) -> Fixed | None:
+    """The range of a quantizer of so many bits, where the int8 kernels prescribe `fixed`; others stay as they are."""
+    return _FIXED_16 if num_bits == 16 and fixed in FIXED.values() else fixed
 
 
 def activation_range(cell: keras.layers.Layer) -> Fixed | None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers import gru_step
 from dqat.layers.bias_grid import bias_rounding
-from dqat.layers.cell_form import FIXED, CellForm, State
+from dqat.layers.cell_form import FIXED, CellForm, State, prescribed
 from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
@@ -221,12 +221,12 @@ class QuantizedRNN(QuantizedLayer):
         kinds = {"activation": self.activation, "complement": self.activation}
         kinds["cell_state"] = self.cell_state_spec or self.activation
         self._in_loop = [name for name, point in found.items() if point.in_loop]
+        fixed = {name: prescribed(point.observer, kinds[point.kind].num_bits) for name, point in found.items()}
         self.points = {
-            name: Quantizer(kinds[point.kind], point.observer or self.observer, name=name)
-            for name, point in found.items()
+            name: Quantizer(kinds[point.kind], fixed[name] or self.observer, name=name) for name, point in found.items()
         }
         if self.output_quantizer is not None:
-            expected, given = found[self.output_point].observer, self.output_quantizer.observer
+            expected, given = fixed[self.output_point], self.output_quantizer.observer
             if (expected or given) != given or (isinstance(given, Fixed) and expected is None):
                 raise ValueError(
                     f"layer {self.name!r}: TFLite prescribes the range of the output of {self.output_point!r} "

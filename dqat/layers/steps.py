@@ -122,7 +122,10 @@ def layer_points(layer: keras.layers.Layer, inputs: int) -> list[str]:
 
 
 def _embedding(layer: keras.layers.Embedding, inputs: tf.Tensor, point: Point) -> tf.Tensor:
-    return tf.gather(point("table", layer.embeddings), tf.cast(inputs, tf.int32))
+    indices = tf.cast(inputs, tf.int32)
+    if point.is_export:  # the converter would compute a quantized constant itself, in 8 bits
+        return point("table", tf.gather(layer.embeddings, indices))
+    return tf.gather(point("table", layer.embeddings), indices)
 
 
 STEPS: dict[str, Steps] = {

@@ -15,7 +15,7 @@ try:
 except ImportError:
     raise ImportError("a report needs Jinja and matplotlib: pip install 'dqat[report]'") from None
 
-from dqat.layer_parity import LEAST_WITHIN_1_LSB
+from dqat.layer_parity import LEAST_AGREEING
 from dqat.parity import ParityReport
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def parity(report: ParityReport) -> str:
         shares.barh(places - 0.2, alone, 0.38, color=colours, label="alone")
         whole = [100 * layer.within_1_lsb for layer in layers]
         shares.barh(places + 0.2, whole, 0.38, color=_WHOLE, label="all that has gathered")
-        shares.axvline(100 * LEAST_WITHIN_1_LSB, color=_GRAY, linewidth=0.8, linestyle="--")
+        shares.axvline(100 * LEAST_AGREEING, color=_GRAY, linewidth=0.8, linestyle="--")
         shares.set_xlabel("values within 1 LSB, %")
         least = min([*whole, *alone, 99.0])
         shares.set_xlim(max(0.0, least - 0.1 * (100 - least) - 0.2), 100.0 + 0.02 * (100 - least))

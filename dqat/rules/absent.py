@@ -1,6 +1,7 @@
 """What TFLite can't run in integers, with the reason: error messages, tests and documentation read this table."""
 
 from dqat.keras_api import keras
+from dqat.layers import HardSwish
 
 layers = keras.layers
 
@@ -24,6 +25,16 @@ LAYERS: dict[type, tuple[str, str]] = {
         "Use layers or TensorFlow operations in the functional model, which are quantized one by one",
     ),
 }
+#: What TFLite runs with int8 activations, but not with int16 ones ("w8a16"): by class of layer, its operator.
+INT8_ONLY: dict[type, str] = {
+    layers.ELU: "ELU",
+    layers.PReLU: "PRELU",
+    layers.RepeatVector: "TILE",
+    layers.UnitNormalization: "L2_NORMALIZATION",
+    HardSwish: "HARD_SWISH",
+}
+#: Likewise, by Keras' name of the activation.
+INT8_ONLY_ACTIVATIONS = {"elu": "ELU", "gelu": "GELU"}
 #: By Keras' name of the activation.
 ACTIVATIONS: dict[str, tuple[str, str]] = {
     "softplus": (

@@ -8,7 +8,7 @@ from dqat.layers.cell_form import FIXED
 from dqat.layers.relu import relu_of
 from dqat.observers import Fixed
 from dqat.rules import absent
-from dqat.rules.context import Context, refuse
+from dqat.rules.context import Context, refuse, refuse_16_bits
 
 layers = keras.layers
 
@@ -63,6 +63,8 @@ def activation(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     name = activation_function(layer)
     if name == "linear":
         return [layer]
+    if context.scheme.is_16x8 and name in absent.INT8_ONLY_ACTIVATIONS:
+        raise refuse_16_bits(layer, absent.INT8_ONLY_ACTIVATIONS[name])
     if name in FUSED_ACTIVATIONS or name in OWN_OPERATIONS:
         return [QuantizeWrapper(layer, output=context.output(layer))]
     if name in FIXED_OUTPUTS:

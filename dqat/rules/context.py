@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dqat.graph import Call
 from dqat.keras_api import keras
+from dqat.layers.cell_form import prescribed
 from dqat.observers import Fixed
 from dqat.quantizers import Quantizer, SharedQuantizer
 from dqat.specs import Scheme
@@ -56,6 +57,7 @@ class Context:
 
     def quantizer(self, role: str, fixed: Fixed | None = None) -> Quantizer:
         """A quantizer of activations inside a layer."""
+        fixed = prescribed(fixed, self.scheme.activation.num_bits)
         return Quantizer(self.scheme.activation, fixed or self.scheme.observer, name=role)
 
     def output(self, layer: keras.layers.Layer, role: str = "output", fixed: Fixed | None = None) -> Quantizer:
@@ -74,7 +76,7 @@ class Context:
         if self.shared.owner is None:
             self.shared.owner, self.shared.owner_name = self.quantizer(role, fixed), layer.name
             return self.shared.owner
-        there = self.shared.owner.observer
+        there, fixed = self.shared.owner.observer, prescribed(fixed, self.scheme.activation.num_bits)
         if (fixed is not None or isinstance(there, Fixed)) and fixed != there:
             ranges = [
                 f"[{one.min:g}, {one.max:g}]" if isinstance(one, Fixed) else "one found in training"
@@ -97,6 +99,12 @@ Rule = Callable[[keras.layers.Layer, Context], list[keras.layers.Layer]]
 def refuse(layer: keras.layers.Layer, reason: str, way_out: str) -> UnsupportedLayerError:
     """The error for a layer that can't be quantized."""
     return UnsupportedLayerError(f"layer {layer.name!r} ({type(layer).__name__}): {reason}. {way_out}")
+
+
+def refuse_16_bits(layer: keras.layers.Layer, operator: str) -> UnsupportedLayerError:
+    """The error for a layer whose operator takes int8 activations only."""
+    reason = f"TFLite's operator {operator} has no kernel for int16 activations (16x8)"
+    return refuse(layer, reason, 'Use scheme="int8", or another layer')
 
 
 def unchanged(layer: keras.layers.Layer, context: Context) -> list[keras.layers.Layer]:

@@ -105,9 +105,10 @@ def _require_free_states(layer: layers.Layer, context: Context) -> None:
 
 
 def _is_fused(layer: layers.RNN, context: Context) -> bool:
-    """Whether the layer is TFLite's LSTM operator, which keeps its states to itself."""
+    """Whether the layer is TFLite's LSTM operator, which keeps its states to itself and has no 16x8 kernel."""
     return (
         type(layer) is layers.LSTM
+        and not context.scheme.is_16x8
         and layer.activation is keras.activations.tanh
         and layer.recurrent_activation is keras.activations.sigmoid
         and not layer.return_state

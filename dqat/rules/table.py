@@ -2,7 +2,7 @@
 
 from dqat.keras_api import keras
 from dqat.rules import absent, activations, attention, merging, normalization, products, recurrent, shape
-from dqat.rules.context import Context, Rule, refuse, unchanged
+from dqat.rules.context import Context, Rule, refuse, refuse_16_bits, unchanged
 from dqat.rules.operations import moves_values
 
 #: Exact classes, not subclasses: a subclass may compute anything.
@@ -36,6 +36,8 @@ def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers
     if rule is None:
         known = ", ".join(sorted(cls.__name__ for cls in RULES if cls not in absent.LAYERS))
         raise refuse(layer, "this layer is not supported yet", f"Supported: {known}")
+    if context.scheme.is_16x8 and type(layer) in absent.INT8_ONLY:
+        raise refuse_16_bits(layer, absent.INT8_ONLY[type(layer)])
     return rule(layer, context)
 
 
