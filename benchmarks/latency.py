@@ -99,8 +99,8 @@ def measure(case: str, folder: pathlib.Path, threads: int, seconds: float, kerne
     }
 
 
-def table(rows: list[report.Row], where: dict[str, Any], kernels: str) -> str:
-    """The rows as a Markdown table."""
+def table(rows: list[report.Row], where: dict[str, Any], kernels: str, failures: dict[str, str]) -> str:
+    """The rows as a Markdown table; cases without a file with the reason."""
     lines = [
         f"{where['cpu']}, {where['cores']} cores, {where['date']}; {describe(kernels, 'tensorflow')}; median of calls.",
         "",
@@ -111,6 +111,7 @@ def table(rows: list[report.Row], where: dict[str, Any], kernels: str) -> str:
         times = f"{1e3 * row['peer_seconds']:.3g} | {1e3 * row['seconds']:.3g} | {row['ratio']:.2f}"
         sizes = f"{row['peer_bytes']:,} | {row['bytes']:,} | {row['peer_bytes'] / row['bytes']:.2f}"
         lines.append(f"| {row['case']} | {row['what']} | {times} | {sizes} |")
+    lines += [f"| {case} | not exported: {reason} | | | | | | |" for case, reason in failures.items()]
     return "\n".join(lines)
 
 
@@ -123,15 +124,20 @@ def main(
     only_files: Annotated[bool, typer.Option("--only-files", help="Write the files, and measure nothing.")] = False,
 ) -> None:
     """Times float and int8 files and prints a table."""
-    names = case or list(CASES)
+    names, failures = case or list(CASES), {}
     for name in names:
-        write_files(name, files)
-        print(f"files of {name}", flush=True)
+        try:
+            write_files(name, files)
+            print(f"files of {name}", flush=True)
+        except dqat.ExportError as error:
+            failures[name] = str(error)
+            print(f"no file of {name}: {error}", flush=True)
     if only_files:
         return
-    rows = [measure(name, files, threads, seconds, kernels) for name in names for threads in (1, 2)]
+    exported = [name for name in names if name not in failures]
+    rows = [measure(name, files, threads, seconds, kernels) for name in exported for threads in (1, 2)]
     where = machine()
-    print(table(rows, where, kernels))
+    print(table(rows, where, kernels, failures))
     if json is not None:
         report.write_json(rows, where, json)
 
