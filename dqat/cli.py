@@ -206,7 +206,9 @@ def export(
     target: Annotated[
         str, typer.Option(help="Where it is to run: tflite, edgetpu, nnapi or microcontroller.")
     ] = "tflite",
-    io: Annotated[str, typer.Option(help="Type of inputs and outputs: int8 or float32.")] = "int8",
+    io: Annotated[
+        str | None, typer.Option(help="Type of inputs and outputs: int8, int16 or float32; else the activations' own.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=0, help="Samples a call; 0 for any number.")] = 1,
     streaming: Annotated[bool, typer.Option("--streaming", help="One frame a call, for recurrent models.")] = False,
     as_json: AsJson = False,
