@@ -6,30 +6,18 @@ import numpy as np
 import pytest
 
 import dqat
+from benchmarks import networks
 from dqat.keras_api import keras
 
 #: By name, options that keep the test small, and the images' size.
 SMALL = {"MobileNetV2": ({"alpha": 0.35}, 32), "ResNet50": ({}, 32)}
-WHOLE = dict.fromkeys(
-    (
-        "MobileNet",
-        "MobileNetV2",
-        "ResNet50",
-        "ResNet50V2",
-        "NASNetMobile",
-        "EfficientNetB0",
-        "MobileNetV3Small",
-        "InceptionV3",
-        "DenseNet121",
-    ),
-    ({}, 96),
-)
-NETWORKS = WHOLE if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else SMALL
+WHOLE = dict.fromkeys(networks.NETWORKS, ({}, 96))
+TESTED = WHOLE if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else SMALL
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TESTED)
 def test_a_network_is_trained_and_exported_in_integers(name, tmp_path):
-    options, size = NETWORKS[name]
+    options, size = TESTED[name]
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None, **options
