@@ -114,6 +114,11 @@ class Quantizer(keras.layers.Layer):
         self.min.assign(tf.fill(self.min.shape, float(observer.min)))
         self.max.assign(tf.fill(self.max.shape, float(observer.max)))
 
+    @property
+    def has_range(self) -> bool:
+        """Whether `range` can be asked."""
+        return True
+
     def range(self) -> Range:
         """The range in use now: fitted to the spec, not nudged; empty before the first record."""
         if isinstance(self.observer, LearnedStep):
@@ -311,6 +316,11 @@ class SharedQuantizer(Quantizer):
     def owner_path(self) -> str:
         """Where the range is found."""
         return self._owner_path if self.owner is None else self.owner.path
+
+    @property
+    def has_range(self) -> bool:
+        """Whether the owner was found yet."""
+        return self.owner is not None
 
     def connect(self, owner: Quantizer) -> None:
         """Tells which quantizer holds the range."""

@@ -24,7 +24,8 @@ class QuantizedAveragePooling(QuantizeWrapper):
     def _away_from_zero(self, means: tf.Tensor) -> tf.Tensor:
         """What decides the halves and nothing else: a part of the distance from a half to the next other mean."""
         quantizer, count = self.output_quantizer, int(np.prod(self.layer.pool_size))
-        if count % 2 and self.layer.padding == "valid":
+        exact = count % 2 and self.layer.padding == "valid"
+        if exact or quantizer is None or not quantizer.has_range:  # the last while a model is loaded
             return tf.zeros([])
         (low, _), scale, spec = quantizer.range(), quantizer.scale(), quantizer.spec
         known = tf.math.is_finite(scale) & (scale > 0.0)
