@@ -13,6 +13,7 @@ import dqat
 from dqat.export.flatbuffer import Flatbuffer
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedRNN, cells
+from dqat.model import named_quantizers
 from dqat.streaming import Stream
 
 layers = keras.layers
@@ -157,6 +158,7 @@ def test_time_major_sequences_are_those_of_batch_major_ones(frames):
     turned.layer.time_major = True
     turned.build(tf.TensorShape([FRAMES, None, 12]))
     turned.set_weights(layer.get_weights())
+    turned.connect_input(layer.input_quantizer)  # an LSTM rounds its sums on the input's scale
     np.testing.assert_array_equal(turned(tf.transpose(x, [1, 0, 2])), tf.transpose(layer(x), [1, 0, 2]))
 
 
@@ -283,3 +285,14 @@ def test_a_quantizer_that_fails_comes_back_as_an_error():
 
     with pytest.raises(dqat.ExportError, match="can't do this model's graph: Invalid model"):
         quantizer.quantize(b"not a model", in_child=True)
+
+
+def test_ranges_that_exploded_are_an_error_at_export_and_not_the_end_of_whoever_opens_the_file(speech, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = dqat.quantize_model(UNROLLED["layer-norm lstm"]())
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    model.fit(speech[0][0][:24, :FRAMES], np.eye(9)[speech[0][1][:24]], batch_size=12, epochs=2, verbose=0)
+    assert max(float(tf.reduce_max(quantizer.range()[1])) for _, quantizer in named_quantizers(model)) > 1e9
+    with pytest.raises(dqat.ExportError, match="ranges that exploded"):
+        dqat.export_tflite(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())

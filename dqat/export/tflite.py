@@ -22,6 +22,7 @@ from dqat.export.points import Point, count_points, points_of
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
+from dqat.export.trial import require_that_it_runs
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN, QuantizeWrapper
 from dqat.model import float32_model, named_quantizers, require_quantized
@@ -93,8 +94,8 @@ def export_tflite(
     Raises:
         TypeError: for a model that is not quantized.
         ValueError: for another target, type or batch size, or quantizers without a range; names them.
-        ExportError: where the converted file is not what was trained, for other bits than TFLite's kernels run, or
-            an operator without a kernel of 16 bits; names it.
+        ExportError: where the converted file is not what was trained or can't be run, for other bits than TFLite's
+            kernels run, or an operator without a kernel of 16 bits; names it.
     """
     require_quantized(model)
     if target not in TARGETS:
@@ -274,7 +275,10 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
     quantized.share_buffers()
     quantized.drop_unused_buffers()
     metadata.add_points(quantized, _located(model, quantized, points, carriers))
-    return quantized.to_bytes()
+    content = quantized.to_bytes()
+    if is_long:
+        require_that_it_runs(content)
+    return content
 
 
 def _located(
