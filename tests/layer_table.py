@@ -93,6 +93,13 @@ def _several_activations(x: tf.Tensor) -> tf.Tensor:
     return layers.Add()([layers.Dense(4)(layers.ReLU()(x)), layers.Dense(4)(layers.Activation("relu")(x))])
 
 
+def _activations_of_different_ranges(x: tf.Tensor) -> tf.Tensor:
+    """One is on its successor's range, the other would have one of its own."""
+    x = layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(x))
+    joined = layers.Conv2D(4, 3, padding="same")(layers.ReLU()(x))
+    return layers.Concatenate()([layers.MaxPooling2D(1)(layers.ReLU()(x)), joined])
+
+
 def _normalization() -> keras.layers.Layer:
     return layers.Normalization(mean=[0.1, -0.2, 0.3], variance=[0.5, 1.0, 2.0])
 
@@ -223,6 +230,7 @@ ROWS: dict[str, Row] = {
     ),
     "TimeDistributed model": Row(_time_distributed_model, ((3, 6, 6, 2),)),
     "Dense read by several activations": Row(_several_activations, _VECTOR),
+    "Conv2D read by activations of different ranges": Row(_activations_of_different_ranges),
     "Identity": Row(_stack(L.Identity, lambda: L.ActivityRegularization(1e-4), lambda: L.AlphaDropout(0.1))),
     "reshape and transpose": Row(lambda a: tf.transpose(tf.reshape(a, (-1, 9, 12)), (0, 2, 1))),
     "QuantizePoint": Row(lambda a, b: L.Concatenate()([QuantizePoint()(tf.sigmoid(a)), b]), _PAIR),

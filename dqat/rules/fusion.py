@@ -56,16 +56,14 @@ class Relations:
         return only if only is not None and self.is_chosen(only.layer) else None
 
     def _goes_into_activations(self, call: Call) -> bool:
-        """Whether all that happens to the call's result is one activation that TFLite fuses.
-
-        Several layers may do it: they give the same values, and the converter makes them one.
-        """
+        """Whether all that happens to the call's result is one activation that TFLite fuses."""
         after = [consumer for tensor in call.results for consumer in self._consumers[tensor]]
-        fusable = [one is not None and self.is_chosen(one.layer) and is_fused_activation(one.layer) for one in after]
-        if not after or not all(fusable):
-            return False
-        ranges = {id(self._shared.get(self._end_of(one))) for one in after}
-        return len({activation_function(one.layer) for one in after}) == len(ranges) == 1
+        return bool(after) and self._is_one_activation(after)
+
+    def _is_one_activation(self, calls: list[Call | None]) -> bool:
+        """Whether all do the same, which TFLite fuses: several layers may, and the converter makes them one."""
+        fusable = (one is not None and self.is_chosen(one.layer) and is_fused_activation(one.layer) for one in calls)
+        return all(fusable) and len({activation_function(one.layer) for one in calls}) == 1
 
     def _foldable_norm(self, calls: list[Call], after: list[Call | None]) -> keras.layers.Layer | None:
         if len(calls) != 1 or after[0] is None:
@@ -95,6 +93,8 @@ class Relations:
         several = [self.graph.calls_of(layer) for layer in self.graph.layers()]
         together = [[*call.inputs, *call.results] for call in calls]
         together += [[call.results[0] for call in group] for group in several if len(group) > 1]
+        readers = [group for group in self._consumers.values() if len(group) > 1 and self._is_one_activation(group)]
+        together += [[self._end_of(one) for one in group] for group in readers]
         with_states = [(call, states_in_output_range(call)) for call in self.graph.calls]
         together += [[call.results[0], *states] for call, states in with_states if states]
         for first, *others in together:
