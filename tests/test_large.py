@@ -1,4 +1,4 @@
-"""A tensor of more than 2^31 elements, really computed: nightly only, because it takes 18 GB of memory and some minutes.
+"""A tensor of more than 2^31 elements, really computed: nightly only, since it takes 18 GB of memory and some minutes.
 
 HYPOTHESIS_PROFILE=nightly python -m pytest tests/test_large.py
 """
