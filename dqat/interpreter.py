@@ -13,6 +13,7 @@ from dqat import integer
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer
 from dqat.export.inspection import TfliteFile, inspect_tflite
+from dqat.export.trial import run_on_zeros
 
 #: Which kernels run a file: the runtime's choice, or those built in alone. Where a cell is unrolled they may differ by
 #: an LSB; TFLite's LSTM operator is the same in all.
@@ -83,10 +84,7 @@ def open_interpreter(
 
 def try_once(path: str) -> None:
     """Runs a file once on zeros. In a process of its own it tells whether a file of unknown origin can be run."""
-    opened = open_interpreter(path)
-    for details in opened.get_input_details():
-        opened.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
-    opened.invoke()
+    run_on_zeros(open_interpreter(path))
 
 
 def is_sealed(path: str | os.PathLike) -> bool:

@@ -1,5 +1,7 @@
 """A first run of a file that TFLite might not survive, in a process of its own."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -30,6 +32,11 @@ def require_that_it_runs(content: bytes) -> None:
 def _run_once(content: bytes) -> None:
     interpreter = tf.lite.Interpreter(model_content=content)
     interpreter.allocate_tensors()
+    run_on_zeros(interpreter)
+
+
+def run_on_zeros(interpreter: Any) -> None:
+    """Runs an allocated interpreter once, of TensorFlow or LiteRT."""
     for details in interpreter.get_input_details():
         interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
     interpreter.invoke()
