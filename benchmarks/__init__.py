@@ -1,1 +1,1 @@
-"""What makes the figures again that the README states: `python -m benchmarks.NAME [--json FILE] [--plot FILE]`."""
+"""What makes the figures of docs/figures.md again: `python -m benchmarks.NAME [--json FILE] [--plot FILE]`."""

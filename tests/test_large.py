@@ -1,4 +1,4 @@
-"""A tensor of more than 2^31 elements, really computed: nightly only, since it takes 18 GB of memory and some minutes.
+"""A tensor of more than 2^31 elements, really computed: nightly only, since it takes 22 GB of memory and two minutes.
 
 HYPOTHESIS_PROFILE=nightly python -m pytest tests/test_large.py
 """
@@ -8,7 +8,7 @@ import os
 import pytest
 
 nightly = pytest.mark.skipif(
-    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="nightly only (HYPOTHESIS_PROFILE=nightly): takes 18 GB"
+    os.environ.get("HYPOTHESIS_PROFILE") != "nightly", reason="nightly only (HYPOTHESIS_PROFILE=nightly): takes 22 GB"
 )
 
 SCRIPT = """

@@ -177,7 +177,7 @@ def test_it_is_exported_in_integers_and_gives_what_the_simulation_gives(case, tm
     make, _, quantized, samples, _ = case
     if make is TransformerEncoder and not tf.__version__.startswith("2.15."):
         request.applymarker(
-            pytest.mark.xfail(strict=True, reason="not so with TensorFlow 2.21: README, what is not there yet")
+            pytest.mark.xfail(strict=True, reason="not so with TensorFlow 2.21: docs/limits.md")
         )
     dqat.export_tflite(quantized, tmp_path / "model.tflite")
     parity = dqat.verify(quantized, tmp_path / "model.tflite", samples[:90])
