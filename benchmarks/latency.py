@@ -33,6 +33,10 @@ LSTMS = {
 }
 #: For each file, with each number of threads.
 SECONDS = 2.0
+#: XNNPACK's threads wait for more work without sleeping, 41 ms after a call of MobileNet: on two cores they take one
+#: from the other file, whose calls then took up to 20 times as long. So each file's turn begins when they sleep, and is
+#: long enough to wake its own.
+REST_SECONDS, SLICE_SECONDS = 0.1, 0.3
 
 
 def image_network(name: str) -> keras.Model:
@@ -87,7 +91,8 @@ def call(path: pathlib.Path, threads: int, kernels: str) -> Callable[[], Any]:
 def measure(case: str, folder: pathlib.Path, threads: int, seconds: float, kernels: str) -> report.Row:
     """Float's time over int8's, in turns; and the sizes."""
     paths = write_files(case, folder)
-    rounds = take_turns({kind: call(path, threads, kernels) for kind, path in paths.items()}, seconds)
+    contenders = {kind: call(path, threads, kernels) for kind, path in paths.items()}
+    rounds = take_turns(contenders, seconds, slice_seconds=SLICE_SECONDS, rest=REST_SECONDS)
     sizes = {kind: path.stat().st_size for kind, path in paths.items()}
     row = rounds.row(case, f"one call, {threads} threads", "int8", "float")
     return {

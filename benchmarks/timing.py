@@ -63,9 +63,10 @@ class Rounds:
         }
 
 
-def _slice(call: Callable[[], object]) -> float:
+def _slice(call: Callable[[], object], seconds: float, rest: float) -> float:
     calls = []
-    end = time.perf_counter() + SLICE_SECONDS
+    time.sleep(rest)
+    end = time.perf_counter() + seconds
     while True:
         start = time.perf_counter()
         call()  # the result is freed within the measured time: a training step pays for that too
@@ -75,12 +76,20 @@ def _slice(call: Callable[[], object]) -> float:
             return statistics.median(calls)
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], seconds: float) -> Rounds:
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]],
+    seconds: float,
+    *,
+    slice_seconds: float = SLICE_SECONDS,
+    rest: float = 0.0,
+) -> Rounds:
     """Runs the contenders in rounds; one leaves after its share of time, so that slow ones don't starve the others.
 
     Args:
         contenders: by name, what to time; one untimed call of each comes first.
         seconds: for each contender; `LEAST_ROUNDS` run in any case.
+        slice_seconds: how long one runs before the next one's turn.
+        rest: seconds before each turn in which nothing runs, for contenders whose threads go on for a while.
     """
     for call in contenders.values():
         call()
@@ -93,7 +102,7 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], seconds: float) -
         while left:
             for name in order.sample(list(left), len(left)):
                 start = time.perf_counter()
-                times[name].append(_slice(contenders[name]))
+                times[name].append(_slice(contenders[name], slice_seconds, rest))
                 left[name] -= time.perf_counter() - start
                 if left[name] <= 0 and len(times[name]) >= LEAST_ROUNDS:
                     del left[name]
