@@ -5,11 +5,13 @@ it, and gives that operator's result the name. The tensor that goes into it keep
 gets one that is nobody else's.
 """
 
+import hashlib
 import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -50,21 +52,73 @@ def _safe(path: str) -> str:
     return re.sub(r"[^\w.-]", ".", path)
 
 
-def count_points(operations: Iterable[str]) -> dict[tuple[str, str], int]:
-    """How many fake-quant ops each quantizer has in each call, by scope and legal path, from the ops' names."""
-    found = filter(None, map(_NAME.search, operations))
-    return dict(Counter((match["scope"], match["path"]) for match in found))
+@dataclass(frozen=True)
+class Marks:
+    """The fake-quant ops of a graph before its conversion; each is a scope, a quantizer's legal path, and a number.
+
+    Attributes:
+        counts: how many ops each quantizer has in each call, by scope and path.
+        same: the ops that compute the same as others, all of them by each: the converter makes one of them.
+    """
+
+    counts: dict[tuple[str, str], int]
+    same: dict[tuple[str, str, int], list[tuple[str, str, int]]]
 
 
-def points_of(floats: Flatbuffer, paths: Iterable[str], counts: dict[tuple[str, str], int]) -> Iterator[Point]:
+def marks_of(operations: Iterable[tf.Operation]) -> Marks:
+    """The marks among a graph's operations, which come in the order of computation."""
+    numbers: dict[Any, int] = {}
+    values: dict[str, int] = {}
+    by_value: dict[int, list[tuple[str, str, int]]] = {}
+    for operation in operations:
+        values[operation.name] = value = numbers.setdefault(_computation(operation, values), len(numbers))
+        if found := _NAME.search(operation.name):
+            by_value.setdefault(value, []).append((found["scope"], found["path"], int(found["number"] or 0)))
+    marks = [mark for group in by_value.values() for mark in group]
+    same = {mark: group for group in by_value.values() if len(group) > 1 for mark in group}
+    return Marks(dict(Counter(mark[:2] for mark in marks)), same)
+
+
+def _computation(operation: tf.Operation, values: dict[str, int]) -> Any:
+    """The same for two operations that compute the same; `values` has one number for each of those before."""
+    if operation.op_def.is_stateful and operation.type != "ReadVariableOp":
+        return operation.name
+    if operation.type == "Placeholder":
+        return operation.name
+    inputs = tuple((values[tensor.op.name], tensor.value_index) for tensor in operation.inputs)
+    attributes = (
+        (name, hashlib.sha256(attribute.SerializeToString(deterministic=True)).digest())
+        for name, attribute in operation.node_def.attr.items()
+        if not name.startswith("_")
+    )
+    return operation.type, inputs, tuple(sorted(attributes))
+
+
+def points_of(floats: Flatbuffer, paths: Iterable[str], marks: Marks) -> Iterator[Point]:
     """The points of a float file, with the names of the tensors that are quantized there; they are renamed.
 
     Args:
         floats: what the converter made.
         paths: of the model's quantizers.
-        counts: what `count_points` gave for the graph that was converted.
+        marks: of the graph that was converted.
     """
-    known, numbers = {_safe(path): path for path in paths}, itertools.count()
+    known = {_safe(path): path for path in paths}
+    found = dict(_marked_tensors(floats, known))
+    # What the converter made one of several has the name of one.
+    merged = {other: name for mark, name in found.items() for other in marks.same.get(mark, ())}
+    for mark, name in (merged | found).items():
+        scope, path, number = mark
+        yield Point(known[path], scope, number, marks.counts[scope, path], name)
+
+
+def _marked_tensors(floats: Flatbuffer, known: dict[str, str]) -> Iterator[tuple[tuple[str, str, int], str]]:
+    """The marks that are QUANTIZE operators of a float file, and the names that their inputs get.
+
+    Args:
+        floats: the file; its tensors are renamed.
+        known: paths of quantizers by their legal form.
+    """
+    numbers = itertools.count()
     renamed: dict[int, str] = {}
     for operator in floats.graph.operators:
         if floats.operator_name(operator) != "QUANTIZE":
@@ -81,8 +135,6 @@ def points_of(floats: Flatbuffer, paths: Iterable[str], counts: dict[tuple[str, 
             for index in other.outputs
             if index in floats.graph.outputs
         ]
-        count = counts[found["scope"], found["path"]]
-        point = Point(known[found["path"]], found["scope"], int(found["number"] or 0), count, source)
         if after:
             name = floats.tensor(after[0]).name.decode()
         elif source in floats.graph.inputs:
@@ -90,6 +142,6 @@ def points_of(floats: Flatbuffer, paths: Iterable[str], counts: dict[tuple[str, 
         elif source in renamed:  # that several quantizers read
             name = renamed[source]
         else:  # the quantizer makes further names by appending digits
-            name = renamed[source] = f"{point.path}({next(numbers)})"
+            name = renamed[source] = f"{known[found['path']]}({next(numbers)})"
             floats.tensor(source).name = name.encode()
-        yield replace(point, tensor=name)
+        yield (found["scope"], found["path"], int(found["number"] or 0)), name

@@ -18,7 +18,7 @@ from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
 from dqat.export.int16 import quantize_to_int16
-from dqat.export.points import Point, count_points, points_of
+from dqat.export.points import Marks, Point, marks_of, points_of
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
@@ -191,17 +191,17 @@ class _Inference(tf.Module):
 
 
 class _FloatFile(NamedTuple):
-    """What the converter made, and how many points there were before it (see `dqat.export.points`)."""
+    """What the converter made, and the marks that there were before it (see `dqat.export.points`)."""
 
     content: bytes
-    counts: dict[tuple[str, str], int]
+    marks: Marks
 
 
 def _convert(graph: keras.Model) -> _FloatFile:
     module = _Inference(graph)
     function = module.serve.get_concrete_function(**module.signature)
     content = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
-    return _FloatFile(content, count_points(operation.name for operation in function.graph.get_operations()))
+    return _FloatFile(content, marks_of(function.graph.get_operations()))
 
 
 def _parameters(quantizer: Quantizer) -> dict[str, np.ndarray]:
@@ -261,7 +261,7 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
                 flatbuffer.set_range(index, *_nudged(quantizer))
     flatbuffer.pass_ranges_on()
     is_long = any(is_unrolled(layer) for layer in model.layers)
-    points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model)), floats.counts))
+    points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model)), floats.marks))
     if _activation_type(model) == "int16":
         quantized = flatbuffer
         quantize_to_int16(quantized)
