@@ -167,6 +167,7 @@ class Quantizer(keras.layers.Layer):
         *,
         repeats: int | tf.Tensor = 1,
         activation: str = "linear",
+        exact: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Record]:
         """Fake-quantizes with what `in_use` gave and records `x` in the same pass.
 
@@ -176,6 +177,8 @@ class Quantizer(keras.layers.Layer):
             repeats: the number of tensors like `x` in a step, such as timesteps; a learned step's gradient is
                 scaled by the elements of a whole sample.
             activation: of `x`, "linear", "relu" or "relu6": what is quantized and recorded is its result.
+            exact: what TFLite's operator gives, like `x`, where that is not the level next to `x`; it is given in the
+                quantized value's place. Record and gradient are those of `x`.
         """
         one_pass = self.spec.axis is None and not isinstance(in_use, StepInUse) and not self.observer.needs_counts
         if not one_pass:
@@ -191,7 +194,7 @@ class Quantizer(keras.layers.Layer):
         else:
             granularity = {"axis": self.spec.axis, "group_size": self.spec.group_size}
             y, *record = ops.fake_quant_track(x, *in_use, activation=activation, **granularity, **options)
-        return y, tuple(record)
+        return _with_values(y, exact), tuple(record)
 
     def record(self, x: tf.Tensor) -> Record:
         """The record of `x` alone."""
@@ -199,14 +202,24 @@ class Quantizer(keras.layers.Layer):
             return tuple(ops.histogram(x))
         return tuple(ops.min_max(x, axis=self.spec.axis, group_size=self.spec.group_size))
 
-    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None, activation: str = "linear") -> tf.Tensor:
+    def call(
+        self,
+        x: tf.Tensor,
+        training: bool | tf.Tensor | None = None,
+        activation: str = "linear",
+        exact: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Quantizes the activation of `x`; records it where `training`.
 
         Args:
             x: what to quantize.
             training: whether this is a training step.
             activation: "linear", "relu" or "relu6".
+            exact: see `quantize_and_track`.
         """
+        return _with_values(self._quantized(x, training, activation), exact)
+
+    def _quantized(self, x: tf.Tensor, training: bool | tf.Tensor | None, activation: str) -> tf.Tensor:
         fixed = isinstance(self.observer, Fixed)
         at_rest = fixed or training is None or training is False or self._sync().frozen
         if not at_rest and (self._sync().mode != "exact" or self.is_shared):
@@ -347,8 +360,8 @@ class SharedQuantizer(Quantizer):
         """Leaves the record with the owner's."""
         self.owner.submit(record, training)
 
-    def call(self, x: tf.Tensor, training: bool | tf.Tensor | None = None, activation: str = "linear") -> tf.Tensor:
-        """Quantizes `x` as the owner does; records it where `training`."""
+    def _quantized(self, x: tf.Tensor, training: bool | tf.Tensor | None, activation: str) -> tf.Tensor:
+        """As the owner does."""
         if self.owner is None:
             return _ACTIVATIONS[activation](x)
         return self.owner(x, training=training, activation=activation)
@@ -361,6 +374,11 @@ class SharedQuantizer(Quantizer):
     def from_config(cls, config: dict[str, Any]) -> "SharedQuantizer":
         """The inverse of `get_config`."""
         return cls(**config)
+
+
+def _with_values(y: tf.Tensor, exact: tf.Tensor | None) -> tf.Tensor:
+    """The values of `exact`, where there is one, with the gradient of `y`."""
+    return y if exact is None else tf.stop_gradient(exact) + (y - tf.stop_gradient(y))
 
 
 def _not_negative(step: tf.Tensor) -> tf.Tensor:

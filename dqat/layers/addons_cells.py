@@ -16,7 +16,7 @@ from dqat.layers.cell_form import (
     recurrent_product,
 )
 from dqat.layers.keras_cells import LSTMForm
-from dqat.layers.rsqrt import int8_rsqrt
+from dqat.layers.rsqrt import integer_rsqrt
 
 
 class PeepholeLSTMForm(LSTMForm):
@@ -66,12 +66,12 @@ def _rsqrt(run: Numerics, name: str, source: str, x: tf.Tensor) -> tf.Tensor:
         return run.point(name, tf.math.rsqrt(x))
     # What is quantized to zero gives TFLite's largest value, which must not stretch the range.
     positive = x > 0.0
-    smooth = run.point(name, tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0))
-    (scale, _), (output_scale, highest) = run.levels(source), run.levels(name)
+    smooth = tf.where(positive, tf.math.rsqrt(tf.where(positive, x, 1.0)), 0.0)
+    scale, (output_scale, highest, num_bits) = run.levels(source).scale, run.levels(name)
     known = (scale > 0.0) & (output_scale > 0.0)
-    exact = int8_rsqrt(tf.cast(x, tf.float32), tf.where(known, scale, 1.0), tf.where(known, output_scale, 1.0), highest)
-    exact = tf.cast(exact, smooth.dtype)
-    return smooth + tf.stop_gradient(tf.where(known, exact - smooth, tf.zeros_like(smooth)))
+    scales = tf.where(known, scale, 1.0), tf.where(known, output_scale, 1.0)
+    exact = integer_rsqrt(tf.cast(x, tf.float32), *scales, highest, num_bits)
+    return run.point(name, smooth, exact=tf.where(known, tf.cast(exact, smooth.dtype), smooth))
 
 
 def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str, tf.Tensor]:

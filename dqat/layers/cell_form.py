@@ -6,7 +6,7 @@ fake-quants, and each tensor between two points becomes one int8 operator).
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -20,13 +20,35 @@ PREACTIVATION_LIMIT = 8.0
 State = tuple[tf.Tensor, ...]
 
 
+class Levels(NamedTuple):
+    """The levels of a point.
+
+    Attributes:
+        scale: their distance, float32 scalar without a gradient; 0 before the first range.
+        highest: the largest of them, likewise.
+        num_bits: of the point.
+    """
+
+    scale: tf.Tensor
+    highest: tf.Tensor
+    num_bits: int
+
+
 class Numerics(Protocol):
     """What a form computes with."""
 
     weights: dict[str, tf.Tensor]
     is_export: bool  # whether operators of the integer graph are being made
 
-    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+    def point(
+        self,
+        name: str,
+        value: tf.Tensor,
+        *,
+        limit: float | None = None,
+        kind: str = "activation",
+        exact: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """A tensor that the integer graph stores: quantized here.
 
         Args:
@@ -36,10 +58,12 @@ class Numerics(Protocol):
             kind: "activation" or "cell_state": which quantizer of the scheme; or "complement", for 1 less a sigmoid,
                 which has the sigmoid's levels: on a grid of its own the middle of the range lies between two levels,
                 and kernels differ in the one that they take.
+            exact: what TFLite's operator gives, like `value`, where that is not the level next to it; record and
+                gradient are those of `value`. Not at export.
         """
 
-    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scale and largest value of a point now, without a gradient; 0 before its first range. Not at export."""
+    def levels(self, name: str) -> Levels:
+        """Of a point now. Not at export."""
 
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         """The hidden state with recurrent dropout, where the layer has it and trains."""

@@ -12,6 +12,7 @@ from dqat.layers.cell_form import (
     ACTIVATIONS,
     FIXED,
     CellForm,
+    Levels,
     Numerics,
     activation_name,
 )
@@ -88,7 +89,7 @@ class _Prefixed:
     def point(self, name: str, value: tf.Tensor, **options: Any) -> tf.Tensor:
         return self._run.point(self._prefix + name, value, **options)
 
-    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    def levels(self, name: str) -> Levels:
         return self._run.levels(self._prefix + name)
 
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:

@@ -37,7 +37,7 @@ class FusedLSTMForm(CellForm):
         """See `CellForm.step`."""
         h, c = states
         scales = run.weights.get(PRODUCT_SCALES)
-        rounding = None if scales is None else LstmRounding.of(scales, run.levels("cell_state")[0])
+        rounding = None if scales is None else LstmRounding.of(scales, run.levels("cell_state").scale)
         recurrent = tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
         c, gate = cell_values(projected, recurrent, c, rounding)
         c = run.point("cell_state", c, kind="cell_state")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers import gru_step
 from dqat.layers.bias_grid import bias_rounding
-from dqat.layers.cell_form import FIXED, CellForm, State, prescribed
+from dqat.layers.cell_form import FIXED, CellForm, Levels, State, prescribed
 from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
@@ -39,12 +39,12 @@ class Point(NamedTuple):
     in_loop: bool
 
 
-def _levels(quantizer: Quantizer) -> tuple[tf.Tensor, tf.Tensor]:
+def _levels(quantizer: Quantizer) -> Levels:
     low, high = quantizer.range()
     known = low <= high
     low, high = tf.where(known, low, 0.0), tf.where(known, high, 0.0)
     scale, highest = range_scale((low, high), quantizer.spec), quantizer.quantize(high, (low, high))
-    return tf.stop_gradient(scale), tf.stop_gradient(highest)
+    return Levels(tf.stop_gradient(scale), tf.stop_gradient(highest), quantizer.spec.num_bits)
 
 
 class _Tracing:
@@ -58,7 +58,15 @@ class _Tracing:
         self.in_loop = False
         self.marked: dict[Any, str] = {}
 
-    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+    def point(
+        self,
+        name: str,
+        value: tf.Tensor,
+        *,
+        limit: float | None = None,
+        kind: str = "activation",
+        exact: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         if name in self.points:
             raise ValueError(f"two quantization points are called {name!r}")
         prescribed = "Sigmoid" if kind == "complement" else value.op.type
@@ -67,8 +75,8 @@ class _Tracing:
         self.marked[marked.ref()] = name
         return marked
 
-    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.zeros([]), tf.zeros([])
+    def levels(self, name: str) -> Levels:
+        return Levels(tf.zeros([]), tf.zeros([]), 8)
 
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
         return hidden
@@ -102,18 +110,26 @@ class _Sequence:
     def __init__(self, layer: "QuantizedRNN", weights: dict[str, tf.Tensor], mask: Any, training: Any) -> None:
         self.weights, self._layer, self._mask, self._training = weights, layer, mask, training
 
-    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+    def point(
+        self,
+        name: str,
+        value: tf.Tensor,
+        *,
+        limit: float | None = None,
+        kind: str = "activation",
+        exact: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         value = value if limit is None else tf.clip_by_value(value, -limit, limit)
         quantizer = self._layer.points[name]
         if self._mask is None or self._training is None or self._training is False:
-            return quantizer(value, training=self._training)
+            return quantizer(value, training=self._training, exact=exact)
         # What a masked step holds is no value of the model: it is quantized, but not recorded.
         if quantizer.observer.needs_counts:
             quantizer.submit(quantizer.record(tf.boolean_mask(value, self._mask[:, 0])), self._training)
-            return quantizer(value)
-        return quantizer(tf.where(self._mask, value, 0.0), training=self._training)
+            return quantizer(value, exact=exact)
+        return quantizer(tf.where(self._mask, value, 0.0), training=self._training, exact=exact)
 
-    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    def levels(self, name: str) -> Levels:
         return _levels(self._layer.points[name])
 
     def dropped(self, hidden: tf.Tensor) -> tf.Tensor:
@@ -132,7 +148,15 @@ class _Timestep:
         self.records: dict[str, Record] = {}
         self.mask: tf.Tensor | None = None
 
-    def point(self, name: str, value: tf.Tensor, *, limit: float | None = None, kind: str = "activation") -> tf.Tensor:
+    def point(
+        self,
+        name: str,
+        value: tf.Tensor,
+        *,
+        limit: float | None = None,
+        kind: str = "activation",
+        exact: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         quantizer = self._points[name]
         value = value if limit is None else tf.clip_by_value(value, -limit, limit)
         if self.mask is not None and not quantizer.observer.needs_counts:
@@ -141,7 +165,7 @@ class _Timestep:
         if not isinstance(quantizer.observer, LearnedStep):
             # Else the loop's gradient would carry sums for both ends of every range.
             in_use = tuple(tf.stop_gradient(end) for end in in_use)
-        quantized, record = quantizer.quantize_and_track(value, in_use, repeats=self.repeats)
+        quantized, record = quantizer.quantize_and_track(value, in_use, repeats=self.repeats, exact=exact)
         if isinstance(quantizer.observer, Fixed):
             return quantized
         if self.mask is not None and quantizer.observer.needs_counts:
@@ -149,7 +173,7 @@ class _Timestep:
         self.records[name] = record
         return quantized
 
-    def levels(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    def levels(self, name: str) -> Levels:
         return _levels(self._points[name])
 
 
