@@ -304,7 +304,7 @@ def verify(
             {
                 **{name: getattr(report, name) for name in names},
                 "outputs": [dataclasses.asdict(output) for output in report.outputs],
-                "layers": [dataclasses.asdict(layer) for layer in report.layers],
+                "layers": [{**dataclasses.asdict(layer), "cause": layer.cause} for layer in report.layers],
                 "first_apart": None if first is None else first.name,
             }
         )
@@ -328,8 +328,12 @@ def _parity_tables(report: Any, names: tuple[str, ...]) -> None:
     )
     if report.layers:
         _table(
-            "By layer: all that has gathered on the way, and alone (with the file's inputs)",
-            ["quantizer", "equal", "within 1 LSB", "largest", "SNR, dB", "alone: equal", "within 1 LSB", "largest", ""],
+            "By layer: all that has gathered on the way, and alone (with the file's inputs); "
+            "reference: values that the layer's integer reference gives too",
+            [
+                *("quantizer", "equal", "within 1 LSB", "largest", "SNR, dB"),
+                *("alone: equal", "within 1 LSB", "largest", "reference", ""),
+            ],
             [
                 (
                     one.name,
@@ -340,6 +344,7 @@ def _parity_tables(report: Any, names: tuple[str, ...]) -> None:
                     f"{one.own_equal:.4f}",
                     f"{one.own_within_1_lsb:.4f}",
                     one.own_max_lsb,
+                    "" if one.reference_equal is None else f"{one.reference_equal:.4f}",
                     " ".join((["PARTS"] if one.parts else []) + ([] if one.same_parameters else ["other scale"])),
                 )
                 for one in report.layers
@@ -348,6 +353,8 @@ def _parity_tables(report: Any, names: tuple[str, ...]) -> None:
     first = report.first_apart
     if first is not None:
         typer.echo(f"file and simulation part first at {first.name} (layers {', '.join(first.layers)})")
+        if first.explanation:
+            typer.echo(first.explanation)
 
 
 def _load(path: pathlib.Path) -> Any:

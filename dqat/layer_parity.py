@@ -14,11 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from dqat import graph, integer
+from dqat.integer_parity import reference_shares
 from dqat.interception import listening, methods_replaced, recurrent_layers
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN
 from dqat.model import QuantizedModel, named_quantizers
 from dqat.quantizers import Quantizer
+from dqat.simulation import Codes
 
 #: A layer of which less than this share of its own values agrees is said to part. Rounding alone stays above it.
 LEAST_AGREEING = 0.99
@@ -42,6 +44,8 @@ class LayerParity:
         own_within_1_lsb: like `within_1_lsb`, likewise.
         own_max_lsb: like `max_lsb`, likewise.
         own_agreeing: share of values that agree, likewise: within 1 LSB, with 16 bits within 128.
+        reference_equal: share of the file's values that the layer's integer reference gives from the file's inputs
+            (`dqat.integer_parity`), of a cell's output for what is within; None where there is no reference.
         same_parameters: whether the file has the trained scale and zero point here.
     """
 
@@ -55,12 +59,35 @@ class LayerParity:
     own_within_1_lsb: float
     own_max_lsb: int
     own_agreeing: float
+    reference_equal: float | None
     same_parameters: bool
 
     @property
     def parts(self) -> bool:
-        """Whether file and simulation part here: the layer's own values differ by more than rounding."""
-        return self.own_agreeing < LEAST_AGREEING
+        """Whether file and simulation part here: more values differ than rounding explains, or the export is wrong."""
+        return self.own_agreeing < LEAST_AGREEING or self.cause == "export"
+
+    @property
+    def cause(self) -> str | None:
+        """Where a difference comes from, by the integer reference.
+
+        Returns:
+            "rounding" where the file computes what its integers must give, so that only the simulation's rounding is
+            left; "export" where it does not; None without a reference.
+        """
+        if self.reference_equal is None:
+            return None
+        return "rounding" if self.reference_equal == 1.0 else "export"
+
+    @property
+    def explanation(self) -> str:
+        """`cause` in words for a user; empty without a reference."""
+        return {
+            None: "",
+            "rounding": "rounding in the simulation: the integer reference gives all of the file's values",
+            "export": "a wrong export: the integer reference, from the file's inputs, gives "
+            f"{self.reference_equal or 0.0:.2%} of the file's values",
+        }[self.cause]
 
 
 @dataclass
@@ -97,6 +124,9 @@ class _FileValues:
 
     def size(self, index: int) -> int:
         return self._codes[index].size
+
+    def codes(self, index: int) -> Codes:
+        return Codes(self._codes[index], *self._parameters[index])
 
     def __getitem__(self, index: int) -> np.ndarray:
         scale, zero_point = self._parameters[index]
@@ -137,7 +167,12 @@ class LayerComparison:
         return sorted(found)
 
     def compare(
-        self, inputs: Any, watched: dict[int, list[np.ndarray]], parameters: dict[int, tuple[float, int]]
+        self,
+        inputs: Any,
+        watched: dict[int, list[np.ndarray]],
+        parameters: dict[int, tuple[float, int]],
+        *,
+        has_references: bool,
     ) -> tuple[LayerParity, ...]:
         """Runs the simulation on the samples that the file was run on.
 
@@ -145,6 +180,7 @@ class LayerComparison:
             inputs: of the model, a batch.
             watched: by tensor, the file's integers of each sample, batch size 1.
             parameters: (scale, zero point) of the file's tensors.
+            has_references: whether the kernels that ran the file are those that the integer references equal.
 
         Returns:
             In the order of the simulation's calls, quantizers that are no tensor of the file left out.
@@ -164,6 +200,7 @@ class LayerComparison:
         with _spied(self._model, _Forcing(self._watches, {}, counts, values)):
             self._model(inputs, training=False)
         alone = {path: self._figures(watch, values) for path, watch in self._watches.items()}
+        references = {} if not has_references else self._references(inputs, values)
         found = []
         for path in order:
             watch = self._watches[path]
@@ -178,10 +215,21 @@ class LayerComparison:
                     *whole[path][:4],
                     *alone[path][:3],
                     alone[path][4],
+                    references.get(path),
                     same_parameters=all(_same(parameters[index], trained) for index in indices),
                 )
             )
         return tuple(found)
+
+    def _references(self, inputs: Any, values: _FileValues) -> dict[str, float]:
+        def tensors(path: str, scope: str | None, count: int) -> list[Codes]:
+            watch = self._watches[path]
+            if scope is None and len(watch.tensors) == 1:
+                (scope,) = watch.tensors
+            found = [_tensor_of(watch, scope, place, count) for place in range(count)]
+            return [] if None in found else [values.codes(index) for index in found]
+
+        return reference_shares(self._model, [np.asarray(part) for part in tf.nest.flatten(inputs)], tensors)
 
     @staticmethod
     def _figures(watch: _Watch, values: _FileValues) -> tuple[float, float, int, float, float] | None:

@@ -17,6 +17,8 @@ from dqat.keras_api import keras
 from dqat.layer_parity import LayerComparison, LayerParity, signal_to_noise
 from dqat.model import float32_model, named_quantizers, require_quantized
 
+#: The integer references are this TensorFlow's builtin kernels.
+_REFERENCE_VERSION = "2.15."
 #: Takes labels and outputs [samples, ...], and gives a figure.
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -251,4 +253,5 @@ def _by_layer(
     inputs = [np.concatenate(parts)[:samples] for parts in zip(*batches, strict=True)]
     runner = Runner(path, "builtin", runtime, watch=comparison.tensors)
     runner.run(inputs)
-    return comparison.compare(_as_inputs(model, inputs), runner.watched, parameters)
+    has_references = runtime == "tensorflow" and tf.__version__.startswith(_REFERENCE_VERSION)
+    return comparison.compare(_as_inputs(model, inputs), runner.watched, parameters, has_references=has_references)

@@ -12,7 +12,7 @@ from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, Q
 from dqat.layers.bidirectional import merge_directions
 from dqat.layers.cell_form import activation_name
 from dqat.layers.keras_cells import GRUForm, SimpleRNNForm
-from dqat.model import require_quantized
+from dqat.model import named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
 #: Layers that are nothing at inference.
@@ -24,6 +24,10 @@ _ABSENT = (
 )
 #: Layers that only move values.
 _MOVING = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Permute, keras.layers.RepeatVector)
+
+
+class NoReferenceError(ValueError):
+    """What has no integer reference; the message names it."""
 
 
 class Codes:
@@ -43,6 +47,10 @@ class Codes:
         return integer.dequantize(self.values, scale=self.scale, zero_point=self.zero_point)
 
 
+#: Takes a quantizer, what it gives, and the recurrent layer that it is in, of which it has the whole sequence.
+Settle = Callable[[Quantizer, Codes, QuantizedRNN | None], Codes]
+
+
 def simulate(model: keras.Model, data: Any, *, simulation: str = "integer") -> Any:
     """Runs a quantization-aware model on samples, as the float simulation or in the integers of the exported file.
 
@@ -60,14 +68,15 @@ def simulate(model: keras.Model, data: Any, *, simulation: str = "integer") -> A
 
     Raises:
         TypeError: for a model that is not quantized.
-        ValueError: for another simulation, a layer that has no integer reference, or a quantizer without a range;
-            names it.
+        ValueError: for another simulation, a layer that has no integer reference (`NoReferenceError`), or a
+            quantizer without a range; names it.
     """
     require_quantized(model)
     if simulation not in ("float", "integer"):
         raise ValueError(f"simulation must be 'float' or 'integer', got {simulation!r}")
     if simulation == "float":
         return tf.nest.map_structure(lambda output: output.numpy(), model(data, training=False))
+    require_8_bits(model)
     source = graph.read(model)
     samples = [np.asarray(part, np.float32) for part in tf.nest.flatten(data)]
     tensors: dict[graph.Tensor, Any] = dict(zip(tf.nest.flatten(source.inputs), samples, strict=True))
@@ -75,8 +84,16 @@ def simulate(model: keras.Model, data: Any, *, simulation: str = "integer") -> A
         if call.is_input:
             continue
         inputs = [tensors[tensor] for tensor in call.inputs]
-        tensors.update(zip(call.results, tf.nest.flatten(_run(call.layer, inputs)), strict=True))
+        tensors.update(zip(call.results, tf.nest.flatten(run_layer(call.layer, inputs)), strict=True))
     return tf.nest.map_structure(lambda tensor: tensors[tensor].dequantized(), source.outputs)
+
+
+def require_8_bits(model: keras.Model) -> None:
+    """Raises NoReferenceError for a model with other bits than the references compute with; names a quantizer."""
+    for path, quantizer in named_quantizers(model):
+        # A power of two stands for an LSTM's cell state, in 16 bits.
+        if quantizer.spec.num_bits != 8 and not quantizer.spec.power_of_two:
+            raise NoReferenceError(f"{path} has {quantizer.spec.num_bits} bits: integer references have 8")
 
 
 def grid(quantizer: Quantizer) -> tuple[float, int]:
@@ -93,28 +110,42 @@ def grid(quantizer: Quantizer) -> tuple[float, int]:
     return float(found["scale"]), int(found["zero_point"])
 
 
-def _run(layer: keras.layers.Layer, inputs: list[Any]) -> Any:
+def run_layer(layer: keras.layers.Layer, inputs: list[Any], settle: Settle = lambda _, codes, __: codes) -> Any:
+    """One layer in integers.
+
+    Args:
+        layer: of a quantization-aware model.
+        inputs: `Codes`; float32 for a quantizer.
+        settle: is told what each quantizer gives, and gives what goes on.
+
+    Returns:
+        `Codes`, or a list of them.
+
+    Raises:
+        NoReferenceError: where there is no reference.
+        ValueError: for a quantizer without a range.
+    """
     if isinstance(layer, Quantizer):
-        return _quantized(layer, inputs[0])
+        return settle(layer, _quantized(layer, inputs[0]), None)
     if isinstance(layer, _ABSENT):
         return inputs[0]
     if isinstance(layer, _MOVING):
         return Codes(layer(inputs[0].values).numpy(), inputs[0].scale, inputs[0].zero_point)
     if isinstance(layer, QuantizedBidirectional) and len(inputs) == 1 and layer.layer.merge_mode in ("concat", None):
-        return _bidirectional(layer, inputs[0])
+        return _bidirectional(layer, inputs[0], settle)
     if isinstance(layer, QuantizedRNN) and len(inputs) == 1:
-        return _recurrent(layer, inputs[0])
+        return _recurrent(layer, inputs[0], settle)
     if isinstance(layer, QuantizeWrapper) and isinstance(layer.layer, keras.layers.Dense):
-        return _dense(layer, inputs[0])
+        return settle(layer.output_quantizer, _dense(layer, inputs[0]), None)
     inner = getattr(layer, "layer", layer)
-    raise ValueError(
+    raise NoReferenceError(
         f"layer {layer.name!r} ({type(inner).__name__}) has no integer reference: export the model and verify it"
     )
 
 
 def _quantized(quantizer: Quantizer, x: Any) -> Codes:
     if isinstance(x, Codes):
-        raise ValueError(f"{quantizer.path} quantizes again what is quantized, which has no integer reference")
+        raise NoReferenceError(f"{quantizer.path} quantizes again what is quantized, which has no integer reference")
     scale, zero_point = grid(quantizer)
     return Codes(integer.quantize(x, scale=scale, zero_point=zero_point).astype(np.int8), scale, zero_point)
 
@@ -147,7 +178,7 @@ def _bias(values: Any, *scales: Any) -> np.ndarray | None:
 def _dense(layer: QuantizeWrapper, x: Codes) -> Codes:
     activation = activation_name(layer.layer.activation)
     if layer.output_quantizer is None or activation not in ("linear", "relu") or layer.norm is not None:
-        raise ValueError(f"layer {layer.name!r} (Dense) with what follows it has no integer reference")
+        raise NoReferenceError(f"layer {layer.name!r} (Dense) with what follows it has no integer reference")
     (weight, weight_scale), (scale, zero_point) = _weights(layer)["kernel"], grid(layer.output_quantizer)
     flat = np.ascontiguousarray(x.values.reshape(-1, x.values.shape[-1]))
     values = integer.fully_connected(
@@ -165,21 +196,23 @@ def _dense(layer: QuantizeWrapper, x: Codes) -> Codes:
     return Codes(values.reshape(*x.values.shape[:-1], -1), scale, zero_point)
 
 
-def _recurrent(layer: QuantizedRNN, x: Codes) -> Any:
+def _recurrent(layer: QuantizedRNN, x: Codes, settle: Settle) -> Codes:
     if layer.layer.stateful or layer.layer.return_state or getattr(layer.layer, "time_major", False):
-        raise ValueError(f"layer {layer.name!r} with stateful, return_state or time_major has no integer reference")
+        raise NoReferenceError(
+            f"layer {layer.name!r} with stateful, return_state or time_major has no integer reference"
+        )
     sequence = _REFERENCES.get(type(layer.form)) if not isinstance(layer, QuantizedLSTM) else _lstm
     if sequence is None:
-        raise ValueError(f"layer {layer.name!r} ({type(layer.layer.cell).__name__}) has no integer reference")
+        raise NoReferenceError(f"layer {layer.name!r} ({type(layer.layer.cell).__name__}) has no integer reference")
     turned = Codes(x.values[:, ::-1] if layer.layer.go_backwards else x.values, x.scale, x.zero_point)
     turned.values = np.ascontiguousarray(turned.values)
-    output = sequence(layer, turned)
-    scale, zero_point = grid(layer.points[layer.output_point])
-    return Codes(output if layer.layer.return_sequences else output[:, -1], scale, zero_point)
+    quantizer = layer.points[layer.output_point]
+    output = settle(quantizer, Codes(sequence(layer, turned), *grid(quantizer)), layer)
+    return output if layer.layer.return_sequences else Codes(output.values[:, -1], output.scale, output.zero_point)
 
 
-def _bidirectional(layer: QuantizedBidirectional, x: Codes) -> Any:
-    forward, backward = (_recurrent(direction, x) for direction in layer.directions().values())
+def _bidirectional(layer: QuantizedBidirectional, x: Codes, settle: Settle) -> Any:
+    forward, backward = (_recurrent(direction, x, settle) for direction in layer.directions().values())
     merged = merge_directions(layer.layer, tf.constant(forward.values), tf.constant(backward.values), None)
     parts = [Codes(part.numpy(), forward.scale, forward.zero_point) for part in tf.nest.flatten(merged)]
     return parts if layer.layer.merge_mode is None else parts[0]

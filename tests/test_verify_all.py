@@ -62,6 +62,7 @@ def test_a_saved_model_is_exported_and_compared_by_layer_from_the_shell(name, sp
     assert verified.exit_code == 0, verified.stderr or verified.stdout
     found = json.loads(verified.stdout)
     assert found["first_apart"] is None
+    assert {layer["cause"] for layer in found["layers"]} <= {"rounding", None}
     compared = {layer["name"] for layer in found["layers"]}
     outputs = {name for name in dqat.inspect_tflite(file).told["quantizers"] if name.endswith(("output", "hidden"))}
     assert outputs <= compared
