@@ -7,8 +7,13 @@ namespace dqat::core {
 namespace {
 
 constexpr int64_t kBlocksPerPanel = kPanelColumns / kLanes;
-// Rows that the weights' gradients add up at a time.
-constexpr int64_t kGradientDepth = 256;
+// Rows that the weights' gradients add up at a time, of as many as are gathered beforehand.
+constexpr int64_t kGradientDepth = 256, kGatheredRows = 1024;
+constexpr int64_t kGatheredColumns = 48;  // whole cache lines and whole tiles
+
+int64_t GatheredSize(int64_t columns, int64_t rows) {
+  return (columns + kGatheredColumns - 1) / kGatheredColumns * kGatheredColumns * rows;
+}
 
 struct Memory {
   Memory(const LstmShape& shape, float* memory) {
@@ -21,17 +26,16 @@ struct Memory {
     for (float** state : {&cell_slope, &hidden_slope, &output_slope}) {
       *state = take(shape.batch * shape.padded_units());
     }
-    depth = std::min(kGradientDepth, shape.rows());
-    hidden_before = take(depth * shape.units);
-    x = take(depth * shape.features);
+    rows = std::min(kGatheredRows, shape.rows());
+    hidden_before = take(GatheredSize(shape.units, rows));
+    x = take(GatheredSize(shape.features, rows));
   }
   int64_t size = 0;
   float* recurrent;  // transposed and packed
   // What has arrived so far at the states, and, where timesteps are masked, at the output that they repeat.
   float *cell_slope, *hidden_slope, *output_slope;
-  int64_t depth;
-  // Of some rows, transposed: the hidden states that their timesteps started from [units, depth], and x
-  // [features, depth].
+  int64_t rows;
+  // Of some rows, as Gather has it: the hidden states that their timesteps started from, and x.
   float *hidden_before, *x;
 };
 
@@ -71,8 +75,8 @@ void Step(const LstmShape& shape, const LstmArguments& arguments, const CellKern
           float* repeated = memory.output_slope + b * padded + unit;
           for (int64_t lane = 0; lane < kLanes; ++lane) output_slope[lane] += repeated[lane];
           if (order.Masked(b, s)) {
-            std::copy_n(output_slope, kLanes, repeated);
-            std::copy_n(arriving, kLanes, hidden_slope);
+            CopyLanes(output_slope, repeated);
+            CopyLanes(arriving, hidden_slope);
           } else {
             std::fill_n(repeated, kLanes, 0.0f);
           }
@@ -96,31 +100,37 @@ void Step(const LstmShape& shape, const LstmArguments& arguments, const CellKern
             count, cell_before);
         LoadLanes(kept.cells + row * shape.units + unit, count, cell);
         // What is kept may stand where its gradient goes.
-        StagedGates gates(kept.gates + row * width + unit, shape.units, count);
-        gates.Load();
-        StagedGates target(to_sums, shape.units, count);
-        kernels.Backward(gates.data(), gates.stride(), cell_before, cell, arriving, cell_slope, target.data(),
-                         target.stride());
-        target.Store();
+        const float* gates = kept.gates + row * width + unit;
+        if (count == kLanes) {
+          kernels.Backward(gates, shape.units, cell_before, cell, arriving, cell_slope, to_sums, shape.units);
+        } else {
+          float copy[kPanelColumns];
+          LoadGates(gates, shape.units, count, copy);
+          kernels.Backward(copy, kLanes, cell_before, cell, arriving, cell_slope, copy, kLanes);
+          StoreGates(copy, shape.units, count, to_sums);
+        }
       }
     }
   }
 }
 
-// [rows, columns] from `row(r)` on, as [columns, rows]: then a tile of the weights' gradient reads
-// consecutive values as it goes through the rows.
-template <typename Row>
-void Transpose(int64_t rows, int64_t columns, Row row, float* transposed, const Parallel& parallel) {
-  constexpr int64_t kRows = 16;
-  parallel.ForEach((rows + kRows - 1) / kRows, kRows * columns, [&](int64_t block) {
-    const int64_t first = block * kRows, count = std::min(kRows, rows - first);
-    const float* sources[kRows];
-    for (int64_t r = 0; r < count; ++r) sources[r] = row(first + r);
-    for (int64_t column = 0; column < columns; ++column) {
-      float* target = transposed + column * rows + first;
-      for (int64_t r = 0; r < count; ++r) target[r] = sources[r][column];
-    }
-  });
+// A row's columns, into blocks of 48 columns [blocks, rows, 48]: then the tiles of the weights' gradients
+// read consecutive cache lines as they go through the rows.
+void Gather(const float* columns, int64_t count, int64_t row, int64_t rows, float* blocks) {
+  for (int64_t first = 0; first < count; first += kGatheredColumns) {
+    std::copy_n(columns + first, std::min(kGatheredColumns, count - first),
+                blocks + first * rows + row * kGatheredColumns);
+  }
+}
+
+// A panel's columns of a weight's gradient [columns, 4 units], from `depth` rows of what Gather has made.
+void AddGradient(const float* blocks, int64_t columns, int64_t first, int64_t depth, int64_t rows,
+                 const float* panel, int64_t width, float* gradient, int64_t gates, bool continues) {
+  for (int64_t column = 0; column < columns; column += kGatheredColumns) {
+    MultiplyPanel(std::min(kGatheredColumns, columns - column), width, depth,
+                  {blocks + column * rows + first * kGatheredColumns, 1, kGatheredColumns}, panel,
+                  gradient + column * gates, gates, continues);
+  }
 }
 
 // For each row of the input the hidden state that its timestep started from.
@@ -144,28 +154,32 @@ void WeightGradients(const LstmShape& shape, const LstmArguments& arguments, con
   const int64_t gates = shape.gates();
   const std::vector<const float*> before = HiddenBefore(shape, arguments, outputs);
   std::fill_n(gradients.bias, gates, 0.0f);
-  for (int64_t first = 0; first == 0 || first < shape.rows(); first += memory.depth) {
-    const int64_t depth = std::min(memory.depth, shape.rows() - first);
-    Transpose(
-        depth, shape.units, [&](int64_t row) { return before[first + row]; }, memory.hidden_before, parallel);
-    Transpose(
-        depth, shape.features, [&](int64_t row) { return arguments.x + (first + row) * shape.features; },
-        memory.x, parallel);
-    const int64_t cost = depth * (shape.features + shape.units) * kPanelColumns / 16;
+  for (int64_t first = 0; first == 0 || first < shape.rows(); first += memory.rows) {
+    const int64_t rows = std::min(memory.rows, shape.rows() - first);
+    parallel.ForEach(rows, (shape.units + shape.features) / 4, [&](int64_t row) {
+      Gather(before[first + row], shape.units, row, rows, memory.hidden_before);
+      Gather(arguments.x + (first + row) * shape.features, shape.features, row, rows, memory.x);
+    });
+    const int64_t cost = rows * (shape.features + shape.units) * kPanelColumns / 16;
     parallel.ForEach(Panels(gates), cost, [&](int64_t index) {
       const int64_t column = index * kPanelColumns, width = std::min<int64_t>(kPanelColumns, gates - column);
-      alignas(64) float panel[kGradientDepth * kPanelColumns];
-      PackPanel(index, gates, depth, {gradients.sums + first * gates, 1, gates}, panel);
-      float* bias = gradients.bias + column;
-      for (int64_t k = 0; k < depth; ++k) {
-        for (int64_t j = 0; j < width; ++j) bias[j] += panel[k * kPanelColumns + j];
+      alignas(64) float panel[kGradientDepth * kPanelColumns], bias[kPanelColumns] = {};
+      std::copy_n(gradients.bias + column, width, bias);
+      for (int64_t row = 0; row == 0 || row < rows; row += kGradientDepth) {
+        const int64_t depth = std::min(kGradientDepth, rows - row);
+        PackPanel(index, gates, depth, {gradients.sums + (first + row) * gates, 1, gates}, panel);
+        for (int64_t k = 0; k < depth; ++k) {
+          for (int64_t j = 0; j < kPanelColumns; ++j) bias[j] += panel[k * kPanelColumns + j];
+        }
+        const bool continues = first + row > 0;
+        AddGradient(memory.x, shape.features, row, depth, rows, panel, width, gradients.kernel + column,
+                    gates, continues);
+        AddGradient(memory.hidden_before, shape.units, row, depth, rows, panel, width,
+                    gradients.recurrent + column, gates, continues);
       }
-      MultiplyPanel(shape.features, width, depth, {memory.x, depth, 1}, panel, gradients.kernel + column,
-                    gates, /*continues=*/first > 0);
-      MultiplyPanel(shape.units, width, depth, {memory.hidden_before, depth, 1}, panel,
-                    gradients.recurrent + column, gates, /*continues=*/first > 0);
+      std::copy_n(bias, width, gradients.bias + column);
     });
-    if (depth == 0) return;
+    if (rows == 0) return;
   }
 }
 

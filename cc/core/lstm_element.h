@@ -167,11 +167,16 @@ DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* factor
   return rounding;
 }
 
+// x within bounds, the lower one for a NaN: two instructions where a bound comes before a conversion.
+DQAT_HOST_DEVICE static inline float Within(float x, float lo, float hi) {
+  const float low = x > lo ? x : lo;
+  return low < hi ? low : hi;
+}
+
 // The nearest integer, halves upwards, as far as ±2^27; the least for a NaN.
 DQAT_HOST_DEVICE static inline int32_t NearestInteger(float x) {
   constexpr float kMost = 134217728.0f;
-  const float nearest = floorf(x + 0.5f), low = nearest > -kMost ? nearest : -kMost;
-  return (int32_t)(low < kMost ? low : kMost);
+  return (int32_t)floorf(Within(x, -kMost, kMost) + 0.5f);
 }
 
 // RoundingDivideByPowerOfTwo, for vectors: the sign's bits add -1 to what half a step adds, unless shift is
@@ -194,7 +199,7 @@ DQAT_HOST_DEVICE static inline int32_t GateCode(float from_input, float from_hid
 constexpr float kQ15 = 1.0f / 32768.0f;
 
 DQAT_HOST_DEVICE static inline int32_t CellCode(float cell, const LstmRounding& rounding) {
-  return SaturateToInt16(NearestInteger(cell * rounding.cell_steps));
+  return (int32_t)floorf(Within(cell * rounding.cell_steps, -32768.0f, 32767.0f) + 0.5f);
 }
 
 // CellSum as the integer kernel rounds it, from gates in Q0.15.
@@ -214,7 +219,8 @@ DQAT_HOST_DEVICE static inline void UpdateCell(const LstmGates& gates, const Lst
   const float nothing = ((sums.i + sums.f) + (sums.g + sums.o)) * 0.0f;
   result->gates = KeptGates(gates, sums);
   result->cell_value = Clip(RoundedCellSum(gates, cell, rounding), -kCellClip, kCellClip) + nothing;
-  result->cell = QuantizeState(result->cell_value, cell_grid);
+  // QuantizeState of a value that is on the grid already; -0 becomes +0 there.
+  result->cell = Clip(result->cell_value, cell_grid.nudged_min, cell_grid.nudged_max) + 0.0f;
 }
 
 DQAT_HOST_DEVICE static inline void UpdateHidden(float o, float tanh_cell, const StateGrid& hidden_grid,

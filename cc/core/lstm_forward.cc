@@ -60,33 +60,48 @@ void Step(const LstmShape& shape, const LstmArguments& arguments, const CellKern
   std::fill_n(record.hidden_min, kLanes, kInfinity);
   std::fill_n(record.cell_max, kLanes, -kInfinity);
   std::fill_n(record.hidden_max, kLanes, -kInfinity);
-  alignas(64) float sums[kGroupRows * kPanelColumns];
+  alignas(64) float sums[kGroupRows * kPanelColumns], copies[kGroupRows * kPanelColumns];
+  const bool is_whole = count == kLanes;
   for (int64_t group = first; group < end; group += kGroupRows) {
     const int64_t rows = std::min(kGroupRows, end - group);
     MultiplyPanel(rows, kPanelColumns, shape.units, {before + group * padded, padded, 1},
                   memory.recurrent + block * shape.units * kPanelColumns, sums, kPanelColumns,
                   /*continues=*/false);
+    LstmCell cells[kGroupRows];
+    int64_t computed = 0;
+    for (int64_t b = group; b < group + rows; ++b) {
+      if (order.Masked(b, s)) continue;
+      float* gates = results->gates + order.Row(b, s) * shape.gates() + unit;
+      cells[computed] = {sums + (b - group) * kPanelColumns, gates, memory.cell + b * padded + unit,
+                         after + b * padded + unit};
+      if (!is_whole) {
+        cells[computed].gates = copies + computed * kPanelColumns;
+        LoadGates(gates, shape.units, count, cells[computed].gates);
+      }
+      ++computed;
+    }
+    kernels.Forward(computed, cells, memory.bias + block * kPanelColumns, is_whole ? shape.units : kLanes,
+                    &record);
+    computed = 0;
     for (int64_t b = group; b < group + rows; ++b) {
       const int64_t row = order.Row(b, s);
-      float* cell = memory.cell + b * padded + unit;
       float* hidden = after + b * padded + unit;
       float* output = results->outputs + order.OutputRow(b, s) * shape.units + unit;
       if (order.Masked(b, s)) {
-        std::copy_n(before + b * padded + unit, kLanes, hidden);
+        CopyLanes(before + b * padded + unit, hidden);
         if (s == 0) {
           std::fill_n(output, count, 0.0f);
         } else {
           StoreLanes(results->outputs + order.OutputRow(b, s - 1) * shape.units + unit, count, output);
         }
       } else {
-        StagedGates gates(results->gates + row * shape.gates() + unit, shape.units, count);
-        gates.Load();
-        kernels.Forward(sums + (b - group) * kPanelColumns, memory.bias + block * kPanelColumns, gates.data(),
-                        gates.stride(), cell, hidden, &record);
-        gates.Store();
+        if (!is_whole) {
+          StoreGates(copies + computed++ * kPanelColumns, shape.units, count,
+                     results->gates + row * shape.gates() + unit);
+        }
         StoreLanes(hidden, count, output);
       }
-      StoreLanes(cell, count, results->cells + row * shape.units + unit);
+      StoreLanes(memory.cell + b * padded + unit, count, results->cells + row * shape.units + unit);
     }
   }
   for (int64_t lane = 0; lane < count; ++lane) {

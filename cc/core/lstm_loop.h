@@ -47,13 +47,13 @@ class CellKernels {
   }
 
   // See LstmRowKernels.
-  void Forward(const float* recurrent, const float* bias, float* gates, int64_t stride, float* cell,
-               float* hidden, LstmRecord* record) const {
+  void Forward(int64_t count, const LstmCell* cells, const float* bias, int64_t stride,
+               LstmRecord* record) const {
     if (rounding_.is_integer) {
-      kernels_.integer_forward(cell_grid_, hidden_grid_, rounding_, tables_, recurrent, bias, gates, stride,
-                               cell, hidden, record);
+      kernels_.integer_forward(cell_grid_, hidden_grid_, rounding_, tables_, count, cells, bias, stride,
+                               record);
     } else {
-      kernels_.forward(cell_grid_, hidden_grid_, recurrent, bias, gates, stride, cell, hidden, record);
+      kernels_.forward(cell_grid_, hidden_grid_, count, cells, bias, stride, record);
     }
   }
 
@@ -75,48 +75,41 @@ class CellKernels {
   LstmTables tables_ = {};
 };
 
+// Whole blocks. memcpy, unlike std::copy_n, becomes a few instructions.
+inline void CopyLanes(const float* source, float* target) {
+  std::memcpy(target, source, kLanes * sizeof(float));
+}
+
 // `count` values, then zeros.
 inline void LoadLanes(const float* source, int64_t count, float* lanes) {
   if (count >= kLanes) {
-    std::copy_n(source, kLanes, lanes);
+    CopyLanes(source, lanes);
   } else {
     std::fill_n(std::copy_n(source, count, lanes), kLanes - count, 0.0f);
   }
 }
 
 inline void StoreLanes(const float* lanes, int64_t count, float* target) {
-  std::copy_n(lanes, std::min(count, kLanes), target);
+  if (count >= kLanes) {
+    CopyLanes(lanes, target);
+  } else {
+    std::copy_n(lanes, count, target);
+  }
 }
 
-// The four gates of a block of units in a row of [4, units], or, where the block is cut short, a copy with
-// room for whole vectors.
-template <typename Float>
-class StagedGates {
- public:
-  StagedGates(Float* gates, int64_t units, int64_t count) : gates_(gates), units_(units), count_(count) {}
-
-  Float* data() { return is_whole() ? gates_ : copy_; }
-  int64_t stride() const { return is_whole() ? units_ : kLanes; }
-  void Load() {
-    if (is_whole()) return;
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      LoadLanes(gates_ + gate * units_, count_, copy_ + gate * kLanes);
-    }
+// The four gates of a block of units in a row of [4, units], where the block is cut short: to a copy [4, 16]
+// with room for whole vectors, and back.
+inline void LoadGates(const float* gates, int64_t units, int64_t count, float* copy) {
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    LoadLanes(gates + gate * units, count, copy + gate * kLanes);
   }
-  void Store() const {
-    if (is_whole()) return;
-    for (int64_t gate = 0; gate < kGates; ++gate) {
-      StoreLanes(copy_ + gate * kLanes, count_, gates_ + gate * units_);
-    }
+}
+
+inline void StoreGates(const float* copy, int64_t units, int64_t count, float* gates) {
+  for (int64_t gate = 0; gate < kGates; ++gate) {
+    StoreLanes(copy + gate * kLanes, count, gates + gate * units);
   }
-
- private:
-  bool is_whole() const { return count_ == kLanes; }
-
-  Float* const gates_;
-  const int64_t units_, count_;
-  float copy_[kGates * kLanes];
-};
+}
 
 // Rows of `units` values, padded to whole blocks.
 inline void PadRows(const LstmShape& shape, const float* source, float* padded) {

@@ -28,67 +28,97 @@ static inline void Record(float cell_value, float hidden_value, int u, LstmRecor
   record->hidden_max[u] = hidden_max > record->hidden_max[u] ? hidden_max : record->hidden_max[u];
 }
 
-void Forward(const StateGrid& cells, const StateGrid& hiddens, const float* recurrent, const float* bias,
-             float* gates, int64_t stride, float* cell, float* hidden, LstmRecord* record) {
-  const StateGrid cell_grid = cells, hidden_grid = hiddens;
+void Forward(const StateGrid& cell_states, const StateGrid& hidden_states, int64_t count,
+             const LstmCell* cells, const float* bias, int64_t stride, LstmRecord* record) {
+  const StateGrid cell_grid = cell_states, hidden_grid = hidden_states;
+  for (int64_t c = 0; c < count; ++c) {
+    const LstmCell at = cells[c];
 #pragma GCC ivdep
-  for (int u = 0; u < kLanes; ++u) {
-    LstmGates sums = Lane(gates, stride, u);
-    sums.i = (sums.i + bias[u]) + recurrent[u];
-    sums.f = (sums.f + bias[kLanes + u]) + recurrent[kLanes + u];
-    sums.g = (sums.g + bias[2 * kLanes + u]) + recurrent[2 * kLanes + u];
-    sums.o = (sums.o + bias[3 * kLanes + u]) + recurrent[3 * kLanes + u];
-    const LstmOutcome result = LstmForward(sums, cell[u], cell_grid, hidden_grid);
-    Store(result.gates, gates, stride, u);
-    cell[u] = result.cell;
-    hidden[u] = result.hidden;
-    Record(result.cell_value, result.hidden_value, u, record);
+    for (int u = 0; u < kLanes; ++u) {
+      LstmGates sums = Lane(at.gates, stride, u);
+      sums.i = (sums.i + bias[u]) + at.recurrent[u];
+      sums.f = (sums.f + bias[kLanes + u]) + at.recurrent[kLanes + u];
+      sums.g = (sums.g + bias[2 * kLanes + u]) + at.recurrent[2 * kLanes + u];
+      sums.o = (sums.o + bias[3 * kLanes + u]) + at.recurrent[3 * kLanes + u];
+      const LstmOutcome result = LstmForward(sums, at.cell[u], cell_grid, hidden_grid);
+      Store(result.gates, at.gates, stride, u);
+      at.cell[u] = result.cell;
+      at.hidden[u] = result.hidden;
+      Record(result.cell_value, result.hidden_value, u, record);
+    }
   }
 }
 
-// Loops of their own, since they are no vectors.
+// A loop of its own, since it is no vector.
 static inline void LookUp(const float* table, const int32_t* codes, float* values) {
 #pragma GCC unroll 16
   for (int u = 0; u < kLanes; ++u) values[u] = table[codes[u]];
 }
 
-void IntegerForward(const StateGrid& cells, const StateGrid& hiddens, const LstmRounding& roundings,
-                    const LstmTables& tables, const float* recurrent, const float* bias, float* gates,
-                    int64_t stride, float* cell, float* hidden, LstmRecord* record) {
-  const StateGrid cell_grid = cells, hidden_grid = hiddens;
+// What an integer cell is between two tables.
+struct Staged {
+  alignas(64) int32_t codes[4 * kLanes];
+  float sums[4 * kLanes], values[4 * kLanes], cell_value[kLanes], tanh[kLanes];
+};
+
+void IntegerForward(const StateGrid& cell_states, const StateGrid& hidden_states,
+                    const LstmRounding& roundings, const LstmTables& tables, int64_t count,
+                    const LstmCell* cells, const float* bias, int64_t stride, LstmRecord* record) {
+  const StateGrid cell_grid = cell_states, hidden_grid = hidden_states;
   const LstmRounding rounding = roundings;
-  alignas(64) int32_t codes[4 * kLanes], cell_codes[kLanes];
-  alignas(64) float sums[4 * kLanes], values[4 * kLanes], cell_values[kLanes], tanh[kLanes];
-  for (int gate = 0; gate < 4; ++gate) {
-    const float* from_input = gates + gate * stride;
-    const int first = gate * kLanes;
+  // Some cells go through each stage together: one alone would wait for its own results most of the time.
+  constexpr int64_t kTogether = 4;
+  Staged staged[kTogether];
+  for (; count > 0; count -= kTogether, cells += kTogether) {
+    const int64_t some = count < kTogether ? count : kTogether;
+    for (int gate = 0; gate < 4; ++gate) {
+      const int first = gate * kLanes;
+      for (int64_t c = 0; c < some; ++c) {
+        const float *from_input = cells[c].gates + gate * stride, *recurrent = cells[c].recurrent + first;
+        int32_t* codes = staged[c].codes + first;
+        float* sums = staged[c].sums + first;
 #pragma GCC ivdep
-    for (int u = 0; u < kLanes; ++u) {
-      const float input = from_input[u] + bias[first + u];
-      codes[first + u] = GateCode(input, recurrent[first + u], rounding, gate);
-      sums[first + u] = input + recurrent[first + u];
+        for (int u = 0; u < kLanes; ++u) {
+          const float input = from_input[u] + bias[first + u];
+          codes[u] = GateCode(input, recurrent[u], rounding, gate);
+          sums[u] = input + recurrent[u];
+        }
+      }
     }
-  }
-  for (int gate = 0; gate < 4; ++gate) {
-    const int first = gate * kLanes;
-    LookUp(gate == 2 ? tables.gate_tanh : tables.logistic, codes + first, values + first);
-  }
+    for (int64_t c = 0; c < some; ++c) {
+      for (int gate = 0; gate < 4; ++gate) {
+        const int first = gate * kLanes;
+        LookUp(gate == 2 ? tables.gate_tanh : tables.logistic, staged[c].codes + first,
+               staged[c].values + first);
+      }
+    }
+    for (int64_t c = 0; c < some; ++c) {
+      float *gates = cells[c].gates, *cell = cells[c].cell;
+      Staged* at = &staged[c];
 #pragma GCC ivdep
-  for (int u = 0; u < kLanes; ++u) {
-    LstmOutcome result;
-    UpdateCell(Lane(values, kLanes, u), Lane(sums, kLanes, u), cell[u], cell_grid, rounding, &result);
-    Store(result.gates, gates, stride, u);
-    cell[u] = result.cell;
-    cell_values[u] = result.cell_value;
-    cell_codes[u] = CellCode(result.cell, rounding);
-  }
-  LookUp(tables.cell_tanh, cell_codes, tanh);
+      for (int u = 0; u < kLanes; ++u) {
+        LstmOutcome result;
+        UpdateCell(Lane(at->values, kLanes, u), Lane(at->sums, kLanes, u), cell[u], cell_grid, rounding,
+                   &result);
+        Store(result.gates, gates, stride, u);
+        cell[u] = result.cell;
+        at->cell_value[u] = result.cell_value;
+        at->codes[u] = CellCode(result.cell, rounding);
+      }
+    }
+    for (int64_t c = 0; c < some; ++c) LookUp(tables.cell_tanh, staged[c].codes, staged[c].tanh);
+    for (int64_t c = 0; c < some; ++c) {
+      const float* cell = cells[c].cell;
+      float* hidden = cells[c].hidden;
+      const Staged& at = staged[c];
 #pragma GCC ivdep
-  for (int u = 0; u < kLanes; ++u) {
-    LstmOutcome result;
-    UpdateHidden(values[3 * kLanes + u], TanhOf(tanh[u], cell[u]), hidden_grid, &result);
-    hidden[u] = result.hidden;
-    Record(cell_values[u], result.hidden_value, u, record);
+      for (int u = 0; u < kLanes; ++u) {
+        LstmOutcome result;
+        UpdateHidden(at.values[3 * kLanes + u], TanhOf(at.tanh[u], cell[u]), hidden_grid, &result);
+        hidden[u] = result.hidden;
+        Record(at.cell_value[u], result.hidden_value, u, record);
+      }
+    }
   }
 }
 

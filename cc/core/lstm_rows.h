@@ -21,20 +21,24 @@ struct LstmTables {
   const float *logistic, *gate_tanh, *cell_tanh;
 };
 
+// A member of the batch in one timestep.
+struct LstmCell {
+  const float* recurrent;  // [4][16]: the hidden state's share of the sums
+  float* gates;            // [4][16]: on entry the input's share, on return what LstmGates says
+  float* cell;             // [16]: on entry the state before the timestep, on return the one after
+  float* hidden;           // [16]: the result
+};
+
 struct LstmRowKernels {
-  // gates [4][16], with `stride` floats from one gate to the next: on entry the input's share of the sums, on
-  // return what LstmGates says. recurrent and bias [4][16]. cell [16]: on entry the state before the
-  // timestep, on return the one after. hidden [16].
-  void (*forward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, const float* recurrent,
-                  const float* bias, float* gates, int64_t stride, float* cell, float* hidden,
-                  LstmRecord* record);
+  // `count` cells with one bias [4][16]; from a gate to the next are `stride` floats in their gates.
+  void (*forward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, int64_t count,
+                  const LstmCell* cells, const float* bias, int64_t stride, LstmRecord* record);
   // The same with the integer kernel's roundings.
   void (*integer_forward)(const StateGrid& cell_grid, const StateGrid& hidden_grid,
-                          const LstmRounding& rounding, const LstmTables& tables, const float* recurrent,
-                          const float* bias, float* gates, int64_t stride, float* cell, float* hidden,
-                          LstmRecord* record);
+                          const LstmRounding& rounding, const LstmTables& tables, int64_t count,
+                          const LstmCell* cells, const float* bias, int64_t stride, LstmRecord* record);
   // cell_slope [16]: on entry what arrives at the cell state after the timestep, on return at the one before.
-  // sums [4][16], with a stride of its own, may be gates.
+  // gates and sums [4][16], with strides of their own, may be the same.
   void (*backward)(const StateGrid& cell_grid, const StateGrid& hidden_grid, const float* gates,
                    int64_t stride, const float* cell_before, const float* cell, const float* hidden_slope,
                    float* cell_slope, float* sums, int64_t sums_stride);

@@ -37,11 +37,12 @@ void PackPanel(int64_t index, int64_t columns, int64_t depth, ProductOperand rig
   constexpr int64_t kDepths = 16;
   for (int64_t begin = 0; begin < depth; begin += kDepths) {
     const int64_t end = std::min(depth, begin + kDepths);
-    for (int64_t j = 0; j < kPanelColumns; ++j) {
-      for (int64_t k = begin; k < end; ++k) {
-        panel[k * kPanelColumns + j] =
-            j < count ? source[j * right.row_stride + k * right.depth_stride] : 0.0f;
-      }
+    for (int64_t j = 0; j < count; ++j) {
+      const float* column = source + j * right.row_stride;
+      for (int64_t k = begin; k < end; ++k) panel[k * kPanelColumns + j] = column[k * right.depth_stride];
+    }
+    for (int64_t k = begin; k < end; ++k) {
+      std::fill(panel + k * kPanelColumns + count, panel + (k + 1) * kPanelColumns, 0.0f);
     }
   }
 }
