@@ -8,6 +8,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -40,6 +42,24 @@ def _errors_in_one_line() -> Iterator[None]:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         typer.echo(f"dqat: {' '.join(str(error).split()) or type(error).__name__}", err=True)
         raise typer.Exit(_ERROR) from None
+
+
+@contextmanager
+def _native_words_hidden() -> Iterator[None]:
+    """What TensorFlow's C++ writes to the standard error while it converts is no message to the user."""
+    sys.stderr.flush()
+    ours, shown = os.dup(2), sys.stderr
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    if shown is sys.__stderr__:  # else it leads elsewhere already
+        # What Python writes comes through. It stays open: loggers that are made meanwhile keep it.
+        sys.stderr = open(os.dup(ours), "w", buffering=1)  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stderr = shown
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 def _print_json(value: Any) -> None:
@@ -187,16 +207,24 @@ def compare(first: TflitePath, second: TflitePath, as_json: AsJson = False) -> N
 def quantize(
     model: Annotated[pathlib.Path, typer.Argument(help="A float model, saved by Keras.")],
     output: Annotated[pathlib.Path, typer.Argument(help="The quantization-aware model to write (.keras).")],
-    scheme: Annotated[str, typer.Option(help="How each kind of tensor is quantized.")] = "int8",
+    scheme: Annotated[str, typer.Option(help="int8, w8a16 (16x8), or bits of weights and activations: w4a8.")] = "int8",
     range_sync: Annotated[str, typer.Option(help="delayed, exact or off.")] = "delayed",
+    as_json: AsJson = False,
 ) -> None:
     """Make a quantization-aware model of a float one, ready to be trained, and show what is quantized."""
-    with _errors_in_one_line():
+    with _errors_in_one_line(), _native_words_hidden():
         import dqat
 
         quantized = dqat.quantize_model(_load(model), scheme=scheme, range_sync=range_sync)
+        if output.suffix not in (".keras", ".h5"):
+            raise ValueError(f"output must end in .keras or .h5, got {output}")
+        output.parent.mkdir(parents=True, exist_ok=True)
         quantized.save(output)
-        _coverage_table(dqat.coverage(quantized))
+        coverage = dqat.coverage(quantized)
+    if as_json:
+        _print_json([dataclasses.asdict(row) for row in coverage.rows])
+    else:
+        _coverage_table(coverage)
 
 
 @app.command(epilog="Example: `dqat export qat.keras model.tflite`")
@@ -217,7 +245,7 @@ def export(
 
     Exit status 1 where the target does not run an operator of it.
     """
-    with _errors_in_one_line():
+    with _errors_in_one_line(), _native_words_hidden():
         import dqat
 
         report = dqat.export_tflite(
@@ -269,7 +297,7 @@ def verify(
 
     Exit status 1 where --within-1-lsb is missed, or a layer parts.
     """
-    with _errors_in_one_line():
+    with _errors_in_one_line(), _native_words_hidden():
         import numpy as np
 
         import dqat
@@ -296,6 +324,7 @@ def verify(
             written = Report.of(loaded, file, report, samples, float_model=floats, log=log)
             for path, content in ((html, written.html), (markdown, written.markdown)):
                 if path is not None:
+                    path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(content())
     names = ("equal", "within_1_lsb", "max_lsb", "same_class", "metric", "figures", "kernels", "not_compared")
     if as_json:
@@ -362,7 +391,10 @@ def _load(path: pathlib.Path) -> Any:
 
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    return keras.models.load_model(path, compile=False)
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, ImportError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} can't be loaded as a Keras model: {error}") from None
 
 
 def _coverage_table(coverage: Any) -> None:

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN, gru_step
 from dqat.model import QuantizedModel, named_quantizers
+from dqat.quantizers import ACTIVATIONS
 
-#: Takes a quantizer's path, what it got and what it gave; gives what goes on.
+#: Takes a quantizer's path, what it quantizes and what it gives; gives what goes on.
 Listener = Callable[[str, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -53,14 +54,14 @@ def listening(model: QuantizedModel, listener: Listener) -> Iterator[None]:
                 value = method(x, *args, **kwargs)
             finally:
                 depth[0] -= 1
-            return value if depth[0] else listener(path, x, value)
+            return value if depth[0] else listener(path, _quantized_there(x, kwargs), value)
 
         return quantize
 
     def track(path: str, method: Any) -> Any:
         def quantize_and_track(x: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
             value, record = method(x, *args, **kwargs)
-            return listener(path, x, value), record
+            return listener(path, _quantized_there(x, kwargs), value), record
 
         return quantize_and_track
 
@@ -72,6 +73,11 @@ def listening(model: QuantizedModel, listener: Listener) -> Iterator[None]:
 
     with methods_replaced(replacements()), _point_by_point():
         yield
+
+
+def _quantized_there(x: tf.Tensor, options: dict[str, Any]) -> tf.Tensor:
+    """What a quantizer quantizes, which may be an activation of what it gets."""
+    return ACTIVATIONS[options.get("activation", "linear")](x)
 
 
 @contextlib.contextmanager

@@ -94,15 +94,23 @@ def is_sealed(path: str | os.PathLike) -> bool:
 
 
 def numbers(values: Any) -> np.ndarray:
-    """Samples as an interpreter takes them: int32 or float32."""
+    """Samples as an interpreter takes them: int32 or float32.
+
+    Raises:
+        ValueError: for a NaN or an Inf, or what is no number.
+    """
     values = np.asarray(values)
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise ValueError("samples must be finite, and a NaN or an Inf is among them: integers have none")
     return values.astype(np.int32 if np.issubdtype(values.dtype, np.integer) else np.float32)
 
 
 @dataclass(frozen=True)
 class _End:
-    """An input or output: its place, type, and the type and parameters of its integers."""
+    """An input or output: name, shape of a sample, place, type, and the type and parameters of its integers."""
 
+    name: str
+    shape: tuple[int, ...]
     index: int
     dtype: type
     integers: type
@@ -155,10 +163,16 @@ class Runner:
         Attribute `watched` gets, for each call, one array more of each tensor in `watch`.
 
         Raises:
-            ValueError: where the number of inputs is not the file's.
+            ValueError: where the number of inputs, or their shape, is not the file's.
         """
         if len(samples) != len(self._inputs):
             raise ValueError(f"the file has {len(self._inputs)} inputs, and samples were given for {len(samples)}")
+        for part, end in zip(samples, self._inputs, strict=True):
+            if part.shape[1:] != end.shape:
+                raise ValueError(
+                    f"the file's input {end.name!r} has the shape {list(end.shape)} for each sample, and the samples "
+                    f"have {list(part.shape[1:])}"
+                )
         codes = [self._codes(*pair) for pair in zip(samples, self._inputs, strict=True)]
         count, size = len(codes[0]), self.batch_size
         each = [
@@ -233,4 +247,5 @@ def _end(path: str | os.PathLike, file: TfliteFile, details: dict[str, Any]) -> 
         raise ValueError(
             f"{path}: an end of the model is {np.dtype(dtype).name}, but int8, int16, int32 and float32 are expected"
         )
-    return _End(details["index"], dtype, integers, scale, zero_point)
+    shape = tuple(int(size) for size in details["shape"][1:])
+    return _End(details["name"], shape, details["index"], dtype, integers, scale, zero_point)

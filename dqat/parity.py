@@ -53,8 +53,8 @@ class ParityReport:
         same_class: share of samples whose largest output stands at the same place.
         outputs: parity by output.
         layers: parity by quantizer, in the order of the simulation, on the first `layer_samples` samples and builtin
-            kernels; empty where the file does not tell which tensor is whose (another tool, streaming, a batch size
-            other than 1).
+            kernels; empty where the file does not tell which tensor is whose (another tool, a batch size other
+            than 1).
         not_compared: quantizers that are no tensor of the file, such as states inside TFLite's LSTM operator, or
             constant there; empty where `layers` is.
         metric: name of the task metric, or None where there are no labels.
@@ -87,6 +87,11 @@ class ParityReport:
 def _in_order(samples: Any, names: list[str]) -> list[np.ndarray]:
     """The samples of each input, in the model's order."""
     if isinstance(samples, dict):
+        if missing := [name for name in names if name not in samples]:
+            raise ValueError(
+                f"samples must have the model's inputs {', '.join(names)}: there is no {', '.join(missing)} among "
+                f"{', '.join(map(str, samples)) or 'nothing'}"
+            )
         return [numbers(samples[name]) for name in names]
     several = len(names) > 1 and isinstance(samples, (list, tuple))
     return [numbers(part) for part in (samples if several else [samples])]
@@ -137,14 +142,19 @@ def verify(
     Raises:
         TypeError: for a model that is not quantized.
         TfliteFileError: for a damaged file.
-        ValueError: for a file that is no int8 model, no samples, samples of another number of inputs, labels that
-            are not as many as the samples, or another metric.
+        ValueError: for a file that is no int8 model or a streaming one, no samples, samples of another number or
+            shape of inputs or with a NaN or an Inf, labels that are not as many as the samples, or another metric.
         ImportError: for a runtime that is not installed.
         ChildDiedError: for a file without dqat's checksum that ends the process of the interpreter.
     """
     require_quantized(model)
     model = float32_model(model)
-    inspect_tflite(path)
+    told = inspect_tflite(path).told
+    if told and told.get("streaming"):
+        raise ValueError(
+            f"{path} takes one frame a call, and `verify` compares whole sequences: verify the file without "
+            "streaming=True; dqat.streaming.Stream runs this one"
+        )
     words = interpreter.describe(kernels, runtime)
     if not interpreter.is_sealed(path):
         child_process.run(interpreter.try_once, os.fspath(path), timeout=120.0)
@@ -244,7 +254,7 @@ def _by_layer(
     with open(path, "rb") as file:
         flatbuffer = Flatbuffer(file.read())
     told = metadata.read(flatbuffer)
-    if not told or told["streaming"]:
+    if not told:
         return ()
     comparison = LayerComparison(model, told["quantizers"])
     parameters = {index: flatbuffer.parameters(index) for index in comparison.tensors}

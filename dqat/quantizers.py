@@ -18,7 +18,8 @@ PER_REPLICA = {
     "synchronization": tf.VariableSynchronization.ON_READ,
     "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
 }
-_ACTIVATIONS = {"linear": lambda x: x, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
+#: What a quantizer can compute of its input before it quantizes.
+ACTIVATIONS = {"linear": lambda x: x, "relu": tf.nn.relu, "relu6": tf.nn.relu6}
 #: A learned step that an optimizer's update would bring below this stays here.
 _SMALLEST_STEP = 2.0**-24
 
@@ -182,7 +183,7 @@ class Quantizer(keras.layers.Layer):
         """
         one_pass = self.spec.axis is None and not isinstance(in_use, StepInUse) and not self.observer.needs_counts
         if not one_pass:
-            x, activation = _ACTIVATIONS[activation](x), "linear"
+            x, activation = ACTIVATIONS[activation](x), "linear"
         options = {"num_bits": self.spec.num_bits, "narrow_range": self.spec.narrow_range}
         if isinstance(in_use, StepInUse):
             elements = tf.reduce_prod(tf.shape(x, tf.int64)[1:]) * tf.cast(repeats, tf.int64)
@@ -226,7 +227,7 @@ class Quantizer(keras.layers.Layer):
             y, record = self.quantize_and_track(x, self.in_use(), activation=activation)
             self.submit(record, training)
             return y
-        x = _ACTIVATIONS[activation](x)
+        x = ACTIVATIONS[activation](x)
         if at_rest:
             saved = serving.fake_quant(x, self.range, self.spec)
             return self.quantize(x, self.range()) if saved is None else saved
@@ -363,7 +364,7 @@ class SharedQuantizer(Quantizer):
     def _quantized(self, x: tf.Tensor, training: bool | tf.Tensor | None, activation: str) -> tf.Tensor:
         """As the owner does."""
         if self.owner is None:
-            return _ACTIVATIONS[activation](x)
+            return ACTIVATIONS[activation](x)
         return self.owner(x, training=training, activation=activation)
 
     def get_config(self) -> dict[str, Any]:

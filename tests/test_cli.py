@@ -1,11 +1,15 @@
 import json
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from typer.testing import CliRunner
 
+import dqat
 from dqat.cli import app
 from dqat.export import checksum
 from dqat.export.flatbuffer import Flatbuffer
@@ -74,6 +78,70 @@ def test_damaged_files_without_a_checksum_never_end_the_process(exported, tmp_pa
 def test_files_that_are_not_there_give_one_line(tmp_path, dqat_command):
     assert_one_line_error(dqat_command("inspect", tmp_path / "missing.tflite"))
     assert_one_line_error(dqat_command("export", tmp_path / "missing.keras", tmp_path / "out.tflite"))
+
+
+@pytest.fixture(scope="module")
+def saved(trained, float_trained, exported, speech, tmp_path_factory):
+    """A folder of what a user may confuse: models, files and samples."""
+    folder = tmp_path_factory.mktemp("saved")
+    trained.save(folder / "qat.keras")
+    float_trained.save(folder / "float.keras")
+    (folder / "model.tflite").write_bytes(exported.path.read_bytes())
+    dqat.export_tflite(trained, folder / "stream.tflite", streaming=True)
+    (folder / "text.keras").write_text("no model")
+    (folder / "noise.npy").write_bytes(b"\x93NUMPY nonsense")
+    samples = speech[1][0][:4]
+    np.save(folder / "samples.npy", samples)
+    np.save(folder / "short.npy", samples[:, :5])
+    np.save(folder / "nan.npy", np.full_like(samples, np.nan))
+    np.savez(folder / "other.npz", picture=samples)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("quantize text.keras out.keras", "text.keras can't be loaded as a Keras model"),
+        ("quantize float.keras out.txt", "output must end in .keras or .h5, got"),
+        ("quantize qat.keras out.keras", "is quantized already"),
+        (
+            "quantize float.keras out.keras --range-sync sometimes",
+            "one of delayed, exact, off, got 'sometimes'",
+        ),
+        ("export float.keras out.tflite", "is not quantized"),
+        ("export qat.keras out.tflite --target tpu", "target must be one of"),
+        ("export qat.keras out.tflite --io int4", "io must be one of int8, int16, float32, got 'int4'"),
+        ("verify qat.keras stream.tflite samples.npy", "takes one frame a call"),
+        ("verify qat.keras model.tflite short.npy", "expected shape=(None, 29, 12), found shape=(4, 5, 12)"),
+        ("verify qat.keras model.tflite nan.npy", "samples must be finite"),
+        ("verify qat.keras model.tflite noise.npy", "format version"),
+        ("verify qat.keras model.tflite other.npz", "there is no speech among picture"),
+        ("verify qat.keras model.tflite samples.npy --metric f1", "metric must be one of"),
+        ("verify qat.keras model.tflite samples.npy --labels samples.npy --metric f1", "metric must be one of"),
+        ("inspect qat.keras", "is no TFLite file"),
+    ],
+)
+def test_what_a_user_may_get_wrong_is_one_line_that_says_it(arguments, words, saved, dqat_command):
+    command, *rest = arguments.split()
+    found = dqat_command(command, *(saved / one if "." in one else one for one in rest))
+    assert_one_line_error(found)
+    assert words in found[2]
+
+
+def test_quantize_as_json_tells_what_is_quantized_and_makes_the_folder(saved, tmp_path, dqat_command):
+    output = tmp_path / "new" / "folder" / "qat.keras"
+    status, out, err = dqat_command("quantize", saved / "float.keras", output, "--json")
+    assert status == 0, err
+    assert {"layer", "kind", "tensor", "how"} <= json.loads(out)[0].keys()
+    assert output.exists()
+
+
+def test_a_real_shell_sees_no_word_of_the_converter(saved, tmp_path):
+    command = [sys.executable, "-m", "dqat.cli", "export", saved / "qat.keras", tmp_path / "model.tflite"]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "UNIDIRECTIONAL_SEQUENCE_LSTM" in found.stdout
 
 
 def test_inspect_prints_operators_and_says_that_all_are_integer(exported, dqat_command):

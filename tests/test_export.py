@@ -173,6 +173,12 @@ while True:
 """
 
 
+def test_a_file_may_be_read_by_whom_the_user_lets_read(exported):
+    mask = os.umask(0)
+    os.umask(mask)
+    assert exported.path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_an_export_that_is_killed_leaves_the_old_file_or_the_whole_new_one(trained, exported, tmp_path):
     """The new file has other contents than the old one, and kills come at any moment of several exports."""
     trained.save(tmp_path / "model.keras")

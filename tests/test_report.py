@@ -102,6 +102,7 @@ def test_the_callback_logs_ranges_clipping_and_error(watched, speech):
     for name, range_ in last["ranges"].items():
         np.testing.assert_allclose(range_, dqat.ranges(model)[name], rtol=1e-6)
     assert 0 <= last["clipping"]["speaker/output"] < 0.2
+    assert last["clipping"]["relu/output"] < 0.2  # of what the ReLU gives, not of what it gets
     assert 20 < last["snr_db"]["speaker/output"] < 80
     tags = set()
     for path in (folder / "board").iterdir():

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-import tempfile
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -267,10 +267,10 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
         quantize_to_int16(quantized)
     else:
         quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
+    quantized.close_islands(_KNOW_INT8)
     carriers = {tensor.name.decode(): tensor for tensor in quantized.graph.tensors}
     if is_long:
         quantized.shorten_names()
-    quantized.close_islands(_KNOW_INT8)
     quantized.drop_float_intermediates()
     quantized.share_buffers()
     quantized.drop_unused_buffers()
@@ -410,7 +410,8 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
 
 def _write_atomically(path: pathlib.Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # as any new file of the user's
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

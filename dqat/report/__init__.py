@@ -142,7 +142,7 @@ class Report:
             "activations": plots.histograms(self.activations) if self.activations else "",
             "weights": plots.histograms(self.weights) if self.weights else "",
         }
-        return _render("page.html.jinja", report=self, plots=figures)
+        return _render("page.html.jinja", report=self, plots=figures, most=plots.MOST_PANELS)
 
     def markdown(self) -> str:
         """The tables of the report.
@@ -176,7 +176,9 @@ def _render(template: str, **values: Any) -> str:
 def _histogram(name: str, values: np.ndarray, range_: tuple[np.ndarray, np.ndarray]) -> Histogram:
     low, high = float(np.min(range_[0])), float(np.max(range_[1]))
     values = values[np.isfinite(values)]
-    counts, edges = np.histogram(values, bins=80)
+    # Over the range too: the plot shows both, and the bins of a few values in a wide range would be too thin to see.
+    ends = min(low, values.min(initial=low)), max(high, values.max(initial=high))
+    counts, edges = np.histogram(values, bins=80, range=ends)
     return Histogram(name, counts, edges, low, high, float(((values < low) | (values > high)).mean()))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _OURS, _WHOLE, _BAD, _GRAY = "#2b6cb0", "#a3bffa", "#c53030", "#718096"
 #: So many panels at most: a network has hundreds of tensors.
-_MOST_PANELS = 48
+MOST_PANELS = 48
 _COLUMNS = 4
 _STYLE = {
     "font.size": 9,
@@ -75,7 +75,7 @@ def parity(report: ParityReport) -> str:
 
 def development(rows: Sequence[dict[str, Any]]) -> str:
     """One panel a quantizer: the range over the training steps."""
-    names = list(dict.fromkeys(name for row in rows for name in row["ranges"]))[:_MOST_PANELS]
+    names = list(dict.fromkeys(name for row in rows for name in row["ranges"]))[:MOST_PANELS]
     with pyplot.rc_context(_STYLE):
         figure, panels = _panels(len(names), 1.9)
         for panel, name in zip(panels, names, strict=False):
@@ -93,11 +93,12 @@ def development(rows: Sequence[dict[str, Any]]) -> str:
 def histograms(found: "Sequence[Histogram]") -> str:
     """One panel a tensor: its values, and the range as a band; counts on a logarithmic scale."""
     with pyplot.rc_context(_STYLE):
-        figure, panels = _panels(len(found[:_MOST_PANELS]), 1.9)
+        figure, panels = _panels(len(found[:MOST_PANELS]), 1.9)
         for panel, one in zip(panels, found, strict=False):
             panel.axvspan(one.low, one.high, color=_WHOLE, alpha=0.35, linewidth=0)
             panel.stairs(np.maximum(one.counts, 0.5), one.edges, fill=True, color=_OURS, baseline=0.5)
             panel.set_yscale("log")
+            panel.locator_params(axis="x", nbins=4)  # more labels would touch each other
             panel.set_yticks([])
             panel.minorticks_off()
             panel.spines["left"].set_visible(False)
