@@ -1,4 +1,6 @@
+import importlib.resources
 import pathlib
+import tomllib
 
 import pytest
 import tensorflow as tf
@@ -6,6 +8,7 @@ import tensorflow as tf
 import dqat
 from dqat.export.inspection import inspect_tflite
 from dqat.export.targets import TARGETS, fallbacks
+from dqat.export.targets.conditions import CONDITIONS
 from dqat.keras_api import keras
 
 
@@ -39,10 +42,42 @@ def test_an_exported_lstm_runs_on_a_microcontroller(trained, tmp_path):
 def test_conditions_that_are_not_checked_are_told(trained, tmp_path):
     report = dqat.export_tflite(trained, pathlib.Path(tmp_path / "model.tflite"), target="edgetpu")
     assert [(fallback.operator, fallback.certain) for fallback in report.fallbacks] == [
-        ("UNIDIRECTIONAL_SEQUENCE_LSTM", False),
-        ("STRIDED_SLICE", False),
-        ("FULLY_CONNECTED", False),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", False)
     ]
+
+
+def exported(tmp_path, outputs_of, shape=(8, 8, 4)):
+    """The file of a small model with random weights."""
+    inputs = keras.Input(shape)
+    model = dqat.quantize_model(keras.Model(inputs, outputs_of(inputs)))
+    model(tf.random.stateless_normal([4, *shape], [1, 2]), training=True)
+    return inspect_tflite(dqat.export_tflite(model, tmp_path / "model.tflite").path)
+
+
+def test_conditions_that_a_file_shows_are_checked(tmp_path):
+    def network(x, dilation, classes, axis):
+        x = keras.layers.Conv2D(6, 3, padding="same", dilation_rate=dilation)(x)
+        x = keras.layers.Concatenate(axis)([x, keras.layers.MaxPooling2D(1)(x)])
+        x = keras.layers.Conv2D(classes, 1)(keras.layers.GlobalAveragePooling2D(keepdims=True)(x))
+        return keras.layers.Softmax()(keras.layers.Reshape((classes,))(x))
+
+    fine = exported(tmp_path, lambda x: network(x, 2, 9, 1))
+    found = {fallback.operator: fallback for fallback in fallbacks(fine, "edgetpu")}
+    assert not {"CONV_2D", "CONCATENATION", "SOFTMAX"} & found.keys()
+    assert not any(fallback.certain for fallback in found.values())
+    other = exported(tmp_path, lambda x: network(x, (1, 2), 16_001, 1))
+    found = {fallback.operator: fallback for fallback in fallbacks(other, "edgetpu") if fallback.certain}
+    assert {"CONV_2D", "SOFTMAX"} <= found.keys()
+    assert found["CONV_2D"].places == (0,)
+    assert found["CONV_2D"].reason == "Coral Edge TPU takes it with the same dilation in x and y"
+
+
+def test_every_check_of_the_data_files_is_known():
+    for target in TARGETS[1:]:
+        text = importlib.resources.files("dqat.export.targets").joinpath(f"{target}.toml").read_text()
+        for entry in tomllib.loads(text)["operators"].values():
+            assert set(entry.get("checks", ())) <= CONDITIONS.keys()
+            assert "limit" in entry or "checks" not in entry
 
 
 def test_an_unknown_target_is_refused(trained, tmp_path):

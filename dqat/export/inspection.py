@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,19 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator: its name, and the indices of its tensors; -1 stands for an input that is left out."""
+    """One operator.
+
+    Attributes:
+        name: of the kind.
+        inputs: indices of tensors; -1 stands for one that is left out.
+        outputs: likewise.
+        options: its settings that are numbers, by their names in TFLite's schema, such as "strideW".
+    """
 
     name: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    options: dict[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -165,12 +173,19 @@ def _bytes(data: np.ndarray | None) -> bytes:
     return b"" if data is None else bytes(data)
 
 
+def _options(options: Any) -> dict[str, float]:
+    """Those that are numbers; nothing for an operator without options."""
+    found = {} if options is None else vars(options)
+    return {name: value for name, value in found.items() if isinstance(value, (bool, int, float))}
+
+
 def _subgraph(flatbuffer, graph) -> Subgraph:
     operators = tuple(
         Operator(
             flatbuffer.operator_name(operator),
             tuple(int(index) for index in _list(operator.inputs)),
             tuple(int(index) for index in _list(operator.outputs)),
+            _options(operator.builtinOptions),
         )
         for operator in _list(graph.operators)
     )
@@ -241,8 +256,8 @@ def compare_tflite(first: str | os.PathLike, second: str | os.PathLike) -> list[
         second: another.
 
     Returns:
-        In order of execution: operators, then types, shapes, scales, zero points and constants of the tensors
-        at the same place. Where the operators themselves differ, only they are listed.
+        In order of execution: operators, then their options, and types, shapes, scales, zero points and constants of
+        the tensors at the same place. Where the operators themselves differ, only they are listed.
 
     Raises:
         OSError: where a file can't be read.
@@ -268,6 +283,10 @@ def _differences(a: Subgraph, b: Subgraph) -> Iterator[Difference]:
         return
     seen = set()
     for place, (one, other) in enumerate(zip(a.operators, b.operators, strict=True)):
+        for name in one.options | other.options:
+            values = [str(side.options.get(name, "(none)")) for side in (one, other)]
+            if values[0] != values[1]:
+                yield Difference(f"operator {place} ({one.name}), {name}", *values)
         for side, left, right in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
             where = f"operator {place} ({one.name}), {side}"
             if len(left) != len(right):
@@ -291,10 +310,10 @@ def _tensor_differences(where: str, a: Tensor | None, b: Tensor | None) -> Itera
         if a is not b:
             yield Difference(where, *("left out" if t is None else t.name for t in (a, b)))
         return
-    for field in ("dtype", "shape", "scales", "zero_points"):
-        one, other = getattr(a, field), getattr(b, field)
+    for part in ("dtype", "shape", "scales", "zero_points"):
+        one, other = getattr(a, part), getattr(b, part)
         if one != other:
-            yield Difference(f"{where}, {field}", _short(one), _short(other))
+            yield Difference(f"{where}, {part}", _short(one), _short(other))
     if a.values != b.values and (a.dtype, a.shape) == (b.dtype, b.shape):
         yield Difference(f"{where}, constant", *_described_values(a, b))
 

@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import dataclass
 
 from dqat.export.inspection import TfliteFile
+from dqat.export.targets.conditions import CONDITIONS
 
 #: "tflite" is the interpreter itself, which runs whatever the export writes.
 TARGETS = ("tflite", "edgetpu", "nnapi", "microcontroller")
@@ -66,6 +67,10 @@ def fallbacks(file: TfliteFile, target: str) -> tuple[Fallback, ...]:
             key = (operator.name, True, f"{data['title']} has no such operator ({data['source']}, {data['date']})")
         elif foreign:
             key = (operator.name, True, f"{data['title']} does not take {' or '.join(foreign)}")
+        elif "checks" in entry:
+            if all(CONDITIONS[check](operator, graph) for check in entry["checks"]):
+                continue
+            key = (operator.name, True, f"{data['title']} takes it with {entry['limit']}")
         elif "limit" in entry:
             key = (operator.name, False, entry["limit"])
         else:
