@@ -1,9 +1,12 @@
 #include "core/fake_quant.h"
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "core/chunks.h"
 #include "core/instruction_set.h"
+#include "core/streaming.h"
 
 namespace dqat::core {
 GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
@@ -52,6 +55,22 @@ int64_t PartialOf(const RecordPartials& record, int64_t block) {
   return record.continued < 0 ? block : record.continued;
 }
 
+// Elements that are computed before they are streamed: few, so that reading and writing overlap.
+constexpr int64_t kStreamedElements = 512;
+
+// Calls quantize(n, values, results) on a contiguous row, or on its pieces where `y` is streamed.
+template <typename Quantize>
+void QuantizeRow(const RowKernels& kernels, bool streams, int64_t n, const float* x, float* y,
+                 Quantize quantize) {
+  if (!streams) return quantize(n, x, y);
+  alignas(64) float results[kStreamedElements];
+  for (int64_t i = 0; i < n; i += kStreamedElements) {
+    const int64_t elements = std::min(kStreamedElements, n - i);
+    quantize(elements, x + i, results);
+    kernels.stream(elements, results, y + i);
+  }
+}
+
 void StartPartial(const RecordPartials& record, int64_t block, int64_t entries) {
   if (PartialOf(record, block) != block) return;
   std::fill_n(record.min + block * entries, entries, Range().min);
@@ -66,6 +85,11 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
   const RowKernels& kernels = Kernels();
   const bool track = record.min != nullptr;
   Stage<T> stage(layout, plan);
+  // Rows of floats only. Interleaved ones are walked as several streams, and pieces that fit the first-level
+  // cache are too short for those; the gradient's sums would depend on the pieces.
+  const bool streams = std::is_same_v<T, float> && !layout.interleaved() &&
+                       static_cast<const void*>(x) != y &&
+                       layout.size() > StreamingBytes() / static_cast<int64_t>(sizeof(float));
   if (!layout.interleaved()) {
     ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
       const int64_t n = chunk.elements;
@@ -88,9 +112,14 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
         // A nudged range contains 0, so that both clamp at once.
         grid.lowest = Activate(grid.lowest, activation);
         grid.highest = Activate(grid.highest, activation);
-        kernels.quantize_track(n, grid, layout.divides_by_scale(), activation, values, results, &min, &max);
+        QuantizeRow(kernels, streams, n, values, results, [&](int64_t count, const float* from, float* to) {
+          kernels.quantize_track(count, grid, layout.divides_by_scale(), activation, from, to, &min, &max);
+        });
       } else {
-        kernels.quantize(n, ChannelGrid(grids, chunk.channel), layout.divides_by_scale(), values, results);
+        const RowGrid grid = ChannelGrid(grids, chunk.channel);
+        QuantizeRow(kernels, streams, n, values, results, [&](int64_t count, const float* from, float* to) {
+          kernels.quantize(count, grid, layout.divides_by_scale(), from, to);
+        });
       }
       if (!passthrough) stage.Store(kernels, y + chunk.offset, n);
       if (track) {
@@ -98,6 +127,7 @@ void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t 
         record.max[chunk.row] = max;
       }
     });
+    if (streams) kernels.finish_stream();
     return;
   }
   const int64_t entries = layout.columns() * plan.repeat;

@@ -160,6 +160,7 @@ void Gradient(int64_t n, const SlopeBounds& slopes, const float* dy, const float
 // So many rows are taken together, so that a channel's grid and record are loaded and stored once for all of
 // them: that traffic, within the first-level cache, and not the arithmetic is what a row costs.
 constexpr int kJoinedRows = 4;
+constexpr int64_t kPageOfFloats = 1024;
 
 template <bool kTrack, int kRows>
 void QuantizeJoinedChannels(int64_t n, int64_t stride, const RowGrids& grids, const float* x, float* y,
@@ -192,12 +193,14 @@ void QuantizeChannels(int64_t rows, int64_t n, const RowGrids& grids, const floa
                       float* max) {
   // A quarter of the rows apart: each of the four is then a stream of its own, which the processor
   // prefetches. Neighbouring short rows would be several streams within one page, which are slower than one
-  // row at a time.
+  // row at a time. An odd number of rows apart, so that rows of 2 KiB don't all fall on the same places of
+  // the first-level cache; those of whole pages do so anyway.
   const int64_t quarter = rows / kJoinedRows;
-  for (int64_t row = 0; row < quarter; ++row) {
-    QuantizeJoinedChannels<kTrack, kJoinedRows>(n, quarter * n, grids, x + row * n, y + row * n, min, max);
+  const int64_t distance = n % kPageOfFloats != 0 && quarter % 2 == 0 && quarter > 0 ? quarter - 1 : quarter;
+  for (int64_t row = 0; row < distance; ++row) {
+    QuantizeJoinedChannels<kTrack, kJoinedRows>(n, distance * n, grids, x + row * n, y + row * n, min, max);
   }
-  for (int64_t row = kJoinedRows * quarter; row < rows; ++row) {
+  for (int64_t row = kJoinedRows * distance; row < rows; ++row) {
     QuantizeJoinedChannels<kTrack, 1>(n, n, grids, x + row * n, y + row * n, min, max);
   }
 }
@@ -254,8 +257,7 @@ void JoinedChannelsGradient(int64_t n, const RowGrids& grids, const float* dy, c
 
 void ChannelsGradient(int64_t rows, int64_t n, const RowGrids& grids, const float* dy, const float* x,
                       float* dx, float* dmin, float* dmax) {
-  constexpr int64_t kPageOfFloats = 1024;  // see QuantizeChannels
-  int64_t row = 0;
+  int64_t row = 0;  // see QuantizeChannels
   for (; n >= kPageOfFloats && row + kJoinedRows <= rows; row += kJoinedRows) {
     JoinedChannelsGradient<kJoinedRows>(n, grids, dy + row * n, x + row * n, dx + row * n, dmin, dmax);
   }
@@ -325,6 +327,33 @@ void Store(int64_t n, const float* x, T* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = FromFloat<T>(x[i]);
 }
 
+#if defined(__AVX512F__)
+using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
+inline void StreamVector(float* y, Vector x) { __builtin_ia32_movntps512(y, x); }
+#elif defined(__AVX__)
+using Vector = float __attribute__((vector_size(32), aligned(4), may_alias));
+inline void StreamVector(float* y, Vector x) { __builtin_ia32_movntps256(y, x); }
+#elif defined(__SSE__)
+using Vector = float __attribute__((vector_size(16), aligned(4), may_alias));
+inline void StreamVector(float* y, Vector x) { __builtin_ia32_movntps(y, x); }
+#endif
+
+void Stream(int64_t n, const float* x, float* y) {
+  int64_t i = 0;
+#ifdef __SSE__
+  constexpr int64_t kVector = sizeof(Vector) / sizeof(float);
+  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % sizeof(Vector) != 0; ++i) y[i] = x[i];
+  for (; i + kVector <= n; i += kVector) StreamVector(y + i, *reinterpret_cast<const Vector*>(x + i));
+#endif
+  for (; i < n; ++i) y[i] = x[i];
+}
+
+void FinishStream() {
+#ifdef __SSE__
+  __builtin_ia32_sfence();
+#endif
+}
+
 }  // namespace
 
 const RowKernels kRowKernels = {
@@ -344,6 +373,8 @@ const RowKernels kRowKernels = {
     Load<BFloat16>,
     Store<Half>,
     Store<BFloat16>,
+    Stream,
+    FinishStream,
 };
 
 }  // namespace dqat::core::DQAT_INSTRUCTION_SET

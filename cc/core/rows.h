@@ -68,6 +68,10 @@ struct RowKernels {
   void (*load_bfloat16)(int64_t n, const BFloat16* x, float* y);
   void (*store_half)(int64_t n, const float* x, Half* y);
   void (*store_bfloat16)(int64_t n, const float* x, BFloat16* y);
+  // Copies past the caches (streaming.h), where the instruction set can. finish_stream comes before other
+  // threads are told that y is there.
+  void (*stream)(int64_t n, const float* x, float* y);
+  void (*finish_stream)();
 };
 
 namespace baseline {

@@ -39,26 +39,26 @@ typename CoreType<T>::type* Data(tensorflow::Tensor* tensor) {
   return reinterpret_cast<typename CoreType<T>::type*>(tensor->flat<T>().data());
 }
 
-// Calls body(first, queue) on this thread and on those of TensorFlow's that are free before the work is done:
-// `first` is the first block of that thread, `queue->Next()` gives it the others, in rising order. Shard
-// would divide the blocks beforehand, and wait for threads to wake up that a small tensor could do without.
+// Calls body(first, worker) on this thread and on those of TensorFlow's that are free before the work is
+// done: `first` is the first block of that thread, `worker->Next()` gives it the others. Shard would wait for
+// threads to wake up that a small tensor could do without.
 // `cost_per_element` is in rough cycles.
 inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
                       int64_t cost_per_element, const core::BlockQueue::Body& body) {
-  const auto queue = std::make_shared<core::BlockQueue>(plan.num_blocks);
   const int64_t threads = UsefulThreads(context, plan.num_blocks, plan.block_elements * cost_per_element);
+  const auto queue = std::make_shared<core::BlockQueue>(plan.num_blocks, threads);
   for (int64_t i = 1; i < threads; ++i) {
     // A thread that comes too late finds the queue, but not the rest of this call.
-    Schedule(context, [queue, &body] { queue->Work(body); });
+    Schedule(context, [queue, i, &body] { queue->Work(i, body); });
   }
-  queue->Work(body);
+  queue->Work(0, body);
   queue->Wait();
 }
 
 inline void ForEachBlock(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
                          int64_t cost_per_element, const std::function<void(int64_t)>& body) {
-  ForBlocks(context, plan, cost_per_element, [&](int64_t block, core::BlockQueue* queue) {
-    for (; block >= 0; block = queue->Next()) body(block);
+  ForBlocks(context, plan, cost_per_element, [&](int64_t block, core::BlockQueue::Worker* worker) {
+    for (; block >= 0; block = worker->Next()) body(block);
   });
 }
 

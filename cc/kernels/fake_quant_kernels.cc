@@ -75,9 +75,9 @@ class FakeQuantOp : public OpKernel {
     if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue::Worker* worker) {
       const RecordPartials partials = kTrack ? record.Start(block) : RecordPartials();
-      for (; block >= 0; block = queue->Next()) {
+      for (; block >= 0; block = worker->Next()) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials, activation_);
       }
     });
@@ -147,9 +147,9 @@ class MinMaxOp : public OpKernel {
     Record record;
     OP_REQUIRES_OK(context, record.Allocate(context, plan, granularity_.RangeShape(layout), 0));
     const auto* x_data = Data<T>(x);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue::Worker* worker) {
       const RecordPartials partials = record.Start(block);
-      for (; block >= 0; block = queue->Next()) core::MinMaxBlock(layout, plan, block, x_data, partials);
+      for (; block >= 0; block = worker->Next()) core::MinMaxBlock(layout, plan, block, x_data, partials);
     });
     record.Merge(layout, plan);
   }

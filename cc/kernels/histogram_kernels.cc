@@ -29,9 +29,9 @@ void CountBlocks(OpKernelContext* context, const ChannelLayout& layout, const Bl
   counts->flat<int64_t>().setZero();
   int64_t* total = counts->flat<int64_t>().data();
   std::mutex mutex;
-  ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
+  ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue::Worker* worker) {
     std::vector<int64_t> own(HistogramGrid::kBins);
-    for (; block >= 0; block = queue->Next()) {
+    for (; block >= 0; block = worker->Next()) {
       core::CountBlock(layout, plan, block, x, own.data());  // first: the visit may overwrite x
       visit(block);
     }

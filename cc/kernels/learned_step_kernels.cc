@@ -61,9 +61,9 @@ class FakeQuantLearnedOp : public OpKernel {
     OP_REQUIRES_OK(context, record.Allocate(context, plan, shape, 1));
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
-    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue* queue) {
+    ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue::Worker* worker) {
       const core::RecordPartials partials = record.Start(block);
-      for (; block >= 0; block = queue->Next()) {
+      for (; block >= 0; block = worker->Next()) {
         core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
       }
     });

@@ -2,6 +2,7 @@
 // ThreadSanitizer this also proves that blocks write apart from each other.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "cases.h"
 #include "core/block_queue.h"
 #include "core/instruction_set.h"
+#include "core/streaming.h"
 
 namespace dqat::core::testing {
 namespace {
@@ -60,23 +62,38 @@ TEST(SpreadTest, ResultsAreTheSameBitsOnEveryInstructionSet) {
   SetInstructionSet(best);
 }
 
+TEST(SpreadTest, ResultsAreTheSameBitsWhereTheyGoPastTheCaches) {
+  const int64_t kept = StreamingBytes();
+  const char* best = InstructionSet();
+  for (const ChannelLayout& layout : Layouts()) {
+    SetStreamingBytes(std::numeric_limits<int64_t>::max());
+    const std::vector<float> stored = Everything(layout, {});
+    SetStreamingBytes(0);
+    for (const char* name : AvailableInstructionSets()) {
+      ASSERT_TRUE(SetInstructionSet(name));
+      EXPECT_EQ(FirstDifference(Everything(layout, {2, false}), stored), -1) << name << ", " << Name(layout);
+    }
+  }
+  SetInstructionSet(best);
+  SetStreamingBytes(kept);
+}
+
 TEST(SpreadTest, EachBlockIsTakenOnceAndAThreadThatComesLateTouchesNothing) {
   std::vector<std::thread> threads;
   for (int64_t call = 0; call < 1000; ++call) {
     const int64_t count = call % 9;
-    const auto queue = std::make_shared<BlockQueue>(count);
+    const auto queue = std::make_shared<BlockQueue>(count, 4);
     std::vector<int64_t> taken(count);
     {
       // Gone when a late thread comes.
-      const auto body = std::make_unique<BlockQueue::Body>([&taken](int64_t block, BlockQueue* queue) {
-        for (int64_t last = -1; block >= 0; last = block, block = queue->Next()) {
-          taken[block] += block > last ? 1 : 100;
-        }
-      });
-      for (int i = 0; i < 3; ++i) {
-        threads.emplace_back([queue, late = body.get()] { queue->Work(*late); });
+      const auto body =
+          std::make_unique<BlockQueue::Body>([&taken](int64_t block, BlockQueue::Worker* worker) {
+            for (; block >= 0; block = worker->Next()) ++taken[block];
+          });
+      for (int i = 1; i < 4; ++i) {
+        threads.emplace_back([queue, i, late = body.get()] { queue->Work(i, *late); });
       }
-      queue->Work(*body);
+      queue->Work(0, *body);
       queue->Wait();
     }
     EXPECT_EQ(taken, std::vector<int64_t>(count, 1));
