@@ -19,6 +19,9 @@ class RangeWatch(keras.callbacks.Callback):
     Ranges are looked at every so many steps; clipping and error at the end of each epoch, on samples of yours. Values
     inside TFLite's fused LSTM stay in its operation: its states have ranges alone.
 
+    With several processes, each has one: ranges are the same bits everywhere, so that all stop in the same step. Give
+    `samples`, `log_dir` and `log` on the chief alone (`Strategy.is_chief`).
+
     Args:
         samples: inputs of the model, a batch, for clipping rate and quantization error; None for ranges alone.
         every: steps between two looks at the ranges.
