@@ -55,6 +55,7 @@ bench: $(VENV)/bench.stamp
 	python -m benchmarks.ops --json out/ops.json --plot out/ops.png
 	python -m benchmarks.distribution --json out/distribution.json --plot out/distribution.png
 	python -m benchmarks.recurrent --json out/recurrent.json
+	python -m benchmarks.recurrent_products --json out/products.json
 
 slurm-test: setup
 	python -m pytest tests/distributed/test_slurm.py

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import ops, recurrent, report
+from benchmarks import ops, recurrent, recurrent_products, report
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,10 @@ def test_the_loop_of_fake_quant_ops_has_gradients_for_all_weights():
         gradients = recurrent.step_of(make(case), case)(case.inputs())
         assert len(gradients) == 3
         assert all(gradient is not None for gradient in gradients)
+
+
+def test_products_have_a_row_for_each_shape_and_dqats_bits_do_not_depend_on_the_batch():
+    case = recurrent.Case(3, 4, 40, 8)
+    rows = recurrent_products.measure("the library in use", [case], seconds=0.0)
+    assert [row["what"] for row in rows] == ["inputs", "recurrent", "weight gradient"]
+    assert all(row["other_bits"] == 0.0 and row["gflops"] > 0 and row["peer_gflops"] > 0 for row in rows)
