@@ -107,13 +107,20 @@ class ConfiguredLayer(QuantizedLayer):
         if isinstance(state, dict) and isinstance(state.get("quantizer"), Quantizer):
             self._owned[role] = state["quantizer"]
 
+    def set_least_weight_bits(self, least: int) -> None:
+        """See `QuantizedLayer.set_least_weight_bits`; for weights with a range of their own too."""
+        super().set_least_weight_bits(least)
+        for role, quantizer in self._owned.items():
+            if role in self._weight_roles:
+                quantizer.set_least_bits(least)
+
     def quantizers(self) -> dict[str, Quantizer]:
         """Those that are dqat's own."""
         return dict(self._owned)
 
     def weight_specs(self) -> dict[str, QuantizerSpec]:
         """Of the weights with a `LastValueQuantizer`."""
-        return dict(self._specs)
+        return self._in_use(self._specs)
 
     def weight_values(self) -> dict[str, tf.Tensor]:
         """Those weights as they are."""

@@ -99,7 +99,7 @@ def coverage(model: keras.Model) -> Coverage:
         elif layer.name in folded:
             why = f"folded into {folded[layer.name]} at export; its statistics are Keras' own"
             rows.append(CoverageRow(layer.name, type(layer).__name__, "", why, True))
-        elif isinstance(layer, keras.layers.BatchNormalization):
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.name not in model.float_layers:
             why = "int8 per channel at export: a depthwise convolution of 1x1; present values"
             rows.append(CoverageRow(layer.name, type(layer).__name__, "gamma", why, True))
         elif isinstance(layer, QuantizedLayer):
@@ -114,7 +114,7 @@ def coverage(model: keras.Model) -> Coverage:
                 why = "goes on in float: TFLite fuses the next activation, or the range stays that of the input"
                 rows.append(CoverageRow(layer.name, kind, "output", why, False))
         elif not isinstance(layer, keras.layers.InputLayer):
-            moves = keeps_range(layer)
+            moves = keeps_range(layer) and layer.name not in model.float_layers
             why = "moves or drops values only: the range stays that of the input" if moves else "stays in float"
             rows.append(CoverageRow(layer.name, _kind(layer), "", why, False))
     return Coverage(tuple(rows))

@@ -218,3 +218,32 @@ def rebuild(graph: Graph, convert: Convert) -> tuple[Any, Any]:
             entries[call.outputs], converted = converted
         tensors.update(zip(call.results, tf.nest.flatten(converted), strict=True))
     return tf.nest.map_structure(entries.__getitem__, graph.inputs), renewed(graph.outputs)
+
+
+def run(graph: Graph, inputs: Any, step: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+    """Runs a model call by call, eagerly; what no later call reads is forgotten on the way.
+
+    Args:
+        graph: of a model.
+        inputs: of the model, in its structure.
+        step: takes a call with values for tensors in its arguments, and gives its outputs' values.
+
+    Returns:
+        The model's outputs, in its structure.
+    """
+    values: dict[Tensor, Any] = dict(zip(tensors_in(graph.inputs), tf.nest.flatten(inputs), strict=True))
+    readers = {tensor: len(calls) for tensor, calls in graph.consumers().items()}
+
+    def valued(structure: Any) -> Any:
+        return tf.nest.map_structure(lambda leaf: values[leaf] if isinstance(leaf, Tensor) else leaf, structure)
+
+    for call in graph.calls:
+        if call.is_input:
+            continue
+        outputs = step(call, *valued((call.args, call.kwargs)))
+        values.update(zip(call.results, tf.nest.flatten(outputs), strict=True))
+        for tensor in call.inputs:
+            readers[tensor] -= 1
+            if not readers[tensor]:
+                del values[tensor]
+    return valued(graph.outputs)

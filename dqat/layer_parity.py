@@ -156,7 +156,7 @@ class LayerComparison:
             agreeing = _AGREEING_LSB.get(quantizer.spec.num_bits, 1)
             counts = points.get(path, {}).get("counts", {})
             self._watches[path] = _Watch(path, layer, calls[layer], tensors, counts, scale, zero_point, agreeing)
-        self._covers = _covered_layers(source)
+        self._covers = covered_layers(source)
 
     @property
     def tensors(self) -> list[int]:
@@ -292,7 +292,7 @@ def signal_to_noise(signal: np.ndarray, other: np.ndarray) -> float:
     return 10.0 * float(np.log10(power / noise)) if power else float("-inf")
 
 
-def _covered_layers(source: graph.Graph) -> dict[str, tuple[str, ...]]:
+def covered_layers(source: graph.Graph) -> dict[str, tuple[str, ...]]:
     """By layer that quantizes its output, the layers between it and the quantized tensors before it."""
     pending: dict[graph.Tensor, tuple[str, ...]] = {}
     found = {}

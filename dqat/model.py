@@ -1,6 +1,6 @@
 """The model that `quantize_model` returns: a functional Keras model whose ranges stay in step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class QuantizedModel(keras.Model):
         trainable: as `keras.Model`.
         range_sync: "delayed", "exact" or "off"; see `dqat.range_sync.RangeSync`.
         on_nonfinite: "raise" or "skip"; see there.
+        float_layers: names of the float model's layers that the caller left unquantized.
     """
 
     # Keras saves and revives a functional subclass as such where these are its positional arguments.
@@ -44,8 +45,10 @@ class QuantizedModel(keras.Model):
         *,
         range_sync: str = "delayed",
         on_nonfinite: str = "raise",
+        float_layers: Sequence[str] = (),
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self._float_layers = list(float_layers)
         self._schedule_state = self.add_weight(
             name="range_schedule",
             shape=[len(Schedule.INITIAL)],
@@ -54,6 +57,11 @@ class QuantizedModel(keras.Model):
             **PER_REPLICA,
         )
         self._connect(RangeSync(range_sync, on_nonfinite))
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the layers that the caller left unquantized."""
+        return tuple(self._float_layers)
 
     def _connect(self, range_sync: RangeSync) -> None:
         self.range_sync = range_sync
@@ -114,14 +122,21 @@ class QuantizedModel(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """The layers and the sync's options."""
         sync = self.range_sync
-        return {**super().get_config(), "range_sync": sync.mode, "on_nonfinite": sync.on_nonfinite}
+        return {
+            **super().get_config(),
+            "range_sync": sync.mode,
+            "on_nonfinite": sync.on_nonfinite,
+            "float_layers": list(self._float_layers),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> "QuantizedModel":
         """The inverse of `get_config`."""
         config = dict(config)
         range_sync = RangeSync(config.pop("range_sync"), config.pop("on_nonfinite"))
+        float_layers = config.pop("float_layers", [])
         model = super().from_config(config, custom_objects)
+        model._float_layers = list(float_layers)
         model._connect(range_sync)
         return model
 

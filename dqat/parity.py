@@ -189,7 +189,7 @@ def verify(
     outputs = {"simulation": simulation[0], "int8": dequantized[0]}
     if floats:
         outputs = {"float": np.concatenate(floats), **outputs}
-    name, figures = _figures(metric, labels, outputs)
+    name, figures = task_figures(metric, labels, outputs)
     layers = _by_layer(model, path, batches, layer_samples, runtime) if layer_samples and runner.batch_size == 1 else ()
     compared = {layer.name for layer in layers}
     return ParityReport(
@@ -228,9 +228,19 @@ def _mean_squared_error(labels: np.ndarray, outputs: np.ndarray) -> float:
 METRICS: dict[str, Metric] = {"accuracy": _accuracy, "mse": _mean_squared_error}
 
 
-def _figures(
+def task_figures(
     metric: str | Metric | None, labels: np.ndarray | None, outputs: dict[str, np.ndarray]
 ) -> tuple[str | None, dict[str, float]]:
+    """Name of a task metric, and its value by whose outputs it is of; (None, {}) without labels.
+
+    Args:
+        metric: see `verify`.
+        labels: of the samples, or None.
+        outputs: [samples, ...] each, of the same samples.
+
+    Raises:
+        ValueError: see `verify`.
+    """
     if isinstance(metric, str) and metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)} or a function, got {metric!r}")
     if labels is None:
@@ -238,7 +248,7 @@ def _figures(
             raise ValueError("a metric needs labels: give labels=..., or a dataset of samples and labels")
         return None, {}
     labels = np.asarray(labels)
-    samples = len(outputs["simulation"])
+    samples = len(next(iter(outputs.values())))
     if len(labels) != samples:
         raise ValueError(f"there are {len(labels)} labels for {samples} samples")
     if metric is None:

@@ -1,5 +1,6 @@
 """From a float Keras model to one that trains quantization-aware."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import tensorflow as tf
@@ -10,11 +11,14 @@ from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer
 from dqat.model import QuantizedModel
-from dqat.rules import Relations, apply_rule, as_layer, tell_what_has_no_file, with_one_operator
+from dqat.rules import Relations, apply_rule, as_layer, moves_only, tell_what_has_no_file, with_one_operator
+from dqat.rules.activations import FIXED_OUTPUTS, activation_function
 from dqat.specs import Scheme
 
 #: Layers that read indices, which stay as they are.
 _LOOK_UP = keras.layers.Embedding
+#: Layers whose activation is not the last thing that they do.
+_INSIDE = (keras.layers.RNN, keras.layers.Bidirectional)
 #: Layers that compute in float32 whatever their policy: loops that are one operation, and sums of squares or
 #: exponentials between quantization points.
 _FLOAT32_ONLY = (
@@ -35,6 +39,7 @@ def quantize_model(
     range_sync: str = "delayed",
     on_nonfinite: str = "raise",
     quantized_layer_name_prefix: str = "",
+    float_layers: Sequence[str] = (),
 ) -> keras.Model:
     """Makes a quantization-aware copy of a float model, weights included.
 
@@ -53,6 +58,9 @@ def quantize_model(
             step's ranges), "exact" (before use, one collective a quantizer), "off" (debugging).
         on_nonfinite: at a NaN or an Inf, "raise" an error that names the layer, or "skip" the record.
         quantized_layer_name_prefix: stands before the names of the layers that are quantized.
+        float_layers: names of layers that stay in float, in training and in the file, where their operators stand
+            between DEQUANTIZE and QUANTIZE; such as those that `dqat.algorithms.sensitivity` names. Name a layer
+            together with a BatchNormalization or an activation that is to be one operator with it.
 
     Returns:
         The quantization-aware model, not compiled.
@@ -66,7 +74,8 @@ def quantize_model(
     """
     scheme = _checked(model, scheme)
     source = with_one_operator(tracing.read(model).rewritten(as_layer))
-    return _quantized(model.name, source, None, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
+    chosen = _all_but(source, float_layers, quantized_layer_name_prefix)
+    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix, True)
 
 
 def quantize_apply(
@@ -112,6 +121,28 @@ def quantize_apply(
     return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
+def _all_but(source: graph.Graph, names: Sequence[str], prefix: str) -> dict[int, None] | None:
+    """The layers that are not named, by id; None for all.
+
+    A layer is also known by its quantized name, and by that of the activation that its rule makes a layer of.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"float_layers must be a sequence of names, got the string {names!r}")
+    if not names:
+        return None
+    own, known = graph.unique_names(source), {}
+    for layer in source.layers():
+        name = own[id(layer)]
+        activation = getattr(getattr(layer, "activation", None), "__name__", None)
+        known |= {alias: id(layer) for alias in (f"{name}_{activation}", f"{prefix}{name}_{activation}", prefix + name)}
+    known |= {own[id(layer)]: id(layer) for layer in source.layers()}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"float_layers: the model has no layer {', '.join(unknown)}; it has {', '.join(own.values())}")
+    floats = {known[name] for name in names}
+    return {id(layer): None for layer in source.layers() if id(layer) not in floats}
+
+
 def _checked(model: keras.Model, scheme: str | Scheme) -> Scheme:
     require_keras_2(model)
     if isinstance(model, QuantizedModel):
@@ -127,8 +158,12 @@ def _quantized(
     range_sync: str,
     on_nonfinite: str,
     prefix: str,
+    ends_are_quantized: bool = False,
 ) -> QuantizedModel:
-    """Quantizes the layers of a graph whose ids are in `chosen`, as it says there; all of them, where it is None."""
+    """Quantizes the layers of a graph whose ids are in `chosen`, as it says there; all of them, where it is None.
+
+    With `ends_are_quantized` the model's inputs and outputs are, even if float layers read or make them.
+    """
 
     def is_chosen(layer: keras.layers.Layer) -> bool:
         return chosen is None or id(layer) in chosen
@@ -143,11 +178,15 @@ def _quantized(
     copies: dict[int, keras.layers.Layer] = {}
 
     def entry_quantizer(layer):
-        return relations.context(layer).output(layer, f"{names[id(layer)]}_quantizer")
+        # TFLite's kernels prescribe some ranges, in float layers too.
+        has_activation = isinstance(layer, keras.layers.Softmax) or callable(getattr(layer, "activation", None))
+        is_last = has_activation and not isinstance(layer, _INSIDE)
+        fixed = FIXED_OUTPUTS.get(activation_function(layer)) if is_last else None
+        return relations.context(layer).output(layer, f"{names[id(layer)]}_quantizer", fixed)
 
     def is_read_by_chosen(call):
         read = isinstance(call.outputs, graph.Tensor) and any(
-            one is not None and is_chosen(one.layer) for one in consumers[call.outputs]
+            ends_are_quantized if one is None else is_chosen(one.layer) for one in consumers[call.outputs]
         )
         return read and tf.as_dtype(call.layer.compute_dtype).is_floating
 
@@ -166,7 +205,7 @@ def _quantized(
             looked_up = all(one is not None and isinstance(one.layer, _LOOK_UP) for one in consumers[call.outputs])
             dtype = "int32" if looked_up else layer.dtype
             entry = keras.Input(batch_input_shape=layer.input_shape[0], dtype=dtype, name=names[key])
-            is_read = any(one is None or is_chosen(one.layer) for one in consumers[call.outputs])
+            is_read = ends_are_quantized or any(one is None or is_chosen(one.layer) for one in consumers[call.outputs])
             if not is_read or not tf.as_dtype(dtype).is_floating:
                 return entry, entry  # integers, or nobody who wants some
             return entry, entry_quantizer(layer)(entry)
@@ -187,7 +226,15 @@ def _quantized(
         return outputs
 
     inputs, outputs = graph.rebuild(source, convert)
-    quantized = QuantizedModel(inputs, outputs, name=name, range_sync=range_sync, on_nonfinite=on_nonfinite)
+    floats = [layer for layer in source.layers() if not is_chosen(layer) and not moves_only(layer)]
+    quantized = QuantizedModel(
+        inputs,
+        outputs,
+        name=name,
+        range_sync=range_sync,
+        on_nonfinite=on_nonfinite,
+        float_layers=[names[id(layer)] for layer in floats if not isinstance(layer, keras.layers.InputLayer)],
+    )
     for layer in source.layers():
         if id(layer) in copies and layer.weights:
             copies[id(layer)].set_weights(layer.get_weights())

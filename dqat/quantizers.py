@@ -47,6 +47,8 @@ class Quantizer(keras.layers.Layer):
         range_sync: set by the model that owns the quantizer.
         is_shared: whether several tensors have this range: it is then the one known at the start of the step in
             every sync mode, since their records must come together first.
+        spec: in use now: as given, but for bits that `set_least_bits` has raised.
+        own_spec: as given.
         requested_observer: as given; `observer` is the one that suits the spec.
         skipped: int64 scalar, records left out for a NaN or an Inf.
         counts: int64 [bins], the histogram in units of 1/1024; for observers that need counts only. `lowest`
@@ -60,7 +62,7 @@ class Quantizer(keras.layers.Layer):
     def __init__(self, spec: QuantizerSpec | None = None, observer: Observer | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._autograph = False  # nothing here branches on a tensor, and converting each call takes time
-        self.spec = spec or QuantizerSpec()
+        self.spec = self.own_spec = spec or QuantizerSpec()
         self.requested_observer = observer or MovingAverage()
         self.observer = self.requested_observer.suited_to(self.spec)
         self.path = self.name
@@ -111,9 +113,14 @@ class Quantizer(keras.layers.Layer):
 
     def prescribe(self, spec: QuantizerSpec, observer: Fixed) -> None:
         """From now on quantizes as `spec` says, in a range that is known; call it before the model is compiled."""
-        self.spec, self.observer, self.requested_observer = spec, observer, observer
+        self.spec = self.own_spec = spec
+        self.observer = self.requested_observer = observer
         self.min.assign(tf.fill(self.min.shape, float(observer.min)))
         self.max.assign(tf.fill(self.max.shape, float(observer.max)))
+
+    def set_least_bits(self, least: int) -> None:
+        """From the next trace on quantizes with so many bits at least; 0 for those of the spec."""
+        self.spec = self.own_spec.with_least_bits(least)
 
     @property
     def has_range(self) -> bool:
@@ -300,7 +307,7 @@ class Quantizer(keras.layers.Layer):
         """Spec and observer beside Keras' own fields."""
         return {
             **super().get_config(),
-            "spec": serialize(self.spec),
+            "spec": serialize(self.own_spec),
             "observer": serialize(self.requested_observer),
         }
 
@@ -339,7 +346,8 @@ class SharedQuantizer(Quantizer):
     def connect(self, owner: Quantizer) -> None:
         """Tells which quantizer holds the range."""
         object.__setattr__(self, "owner", owner)  # not tracked: another layer has it
-        self.spec, self.observer, self.requested_observer = owner.spec, owner.observer, owner.requested_observer
+        self.spec, self.own_spec = owner.spec, owner.own_spec
+        self.observer, self.requested_observer = owner.observer, owner.requested_observer
 
     def build(self, input_shape: Any) -> None:
         """There are no variables."""

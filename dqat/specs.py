@@ -41,6 +41,10 @@ class QuantizerSpec:
         if self.power_of_two and self.narrow_range:
             raise ValueError("power_of_two uses all levels: narrow_range must be False")
 
+    def with_least_bits(self, least: int) -> "QuantizerSpec":
+        """The same with so many bits, where that is more."""
+        return self if least <= self.num_bits else replace(self, num_bits=least)
+
     def __str__(self) -> str:
         """The short form that reports show, such as `int8 per tensor, symmetric`."""
         channels = "channel" if self.group_size == 1 else f"{self.group_size} channels"

@@ -67,6 +67,44 @@ def compiled(model, learning_rate=3e-3):
 
 
 @pytest.fixture(scope="session")
+def fashion():
+    """Real images: ((images, classes) for training, the same for testing), 4,000 and 1,000 of Fashion-MNIST."""
+    from images import fashion_mnist
+
+    data = fashion_mnist(ROOT / "data" / "FashionMNIST")
+
+    def first(dataset, count):
+        images, classes = next(iter(dataset.take(count).batch(count)))
+        return images.numpy().astype(np.float32) / 255.0, classes.numpy()
+
+    return first(data.training, 4000), first(data.test, 1000)
+
+
+def image_network(norm=True):
+    """Depthwise separable convolutions, whose channels differ enough for few bits to hurt."""
+
+    def after(name):
+        norms = [keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{name}")] if norm else []
+        return [*norms, keras.layers.ReLU(name=f"relu_{name}")]
+
+    stack = [keras.Input((28, 28, 1)), keras.layers.Conv2D(12, 3, strides=2, activation="relu", name="first")]
+    for index, (filters, strides) in enumerate(((24, 1), (32, 2))):
+        stack += [keras.layers.DepthwiseConv2D(3, strides=strides, use_bias=not norm, name=f"depthwise_{index}")]
+        stack += after(f"{index}a")
+        stack += [keras.layers.Conv2D(filters, 1, use_bias=not norm, name=f"pointwise_{index}"), *after(f"{index}b")]
+    return keras.Sequential([*stack, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(10, name="last")])
+
+
+@pytest.fixture(scope="session")
+def fashion_network(fashion):
+    """A small convolutional network, trained in float on real images. Do not change it."""
+    keras.utils.set_random_seed(0)
+    model = compiled(image_network(), 1e-2)
+    model.fit(*fashion[0], batch_size=64, epochs=6, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="session")
 def float_trained(speech):
     """A small LSTM, trained in float on real speech. Do not change it."""
     keras.utils.set_random_seed(0)

@@ -1,14 +1,34 @@
-"""Algorithms that look at more than one layer.
+"""Algorithms that look at more than one layer, or change a model while it trains.
 
-Each is a function of a model that gives another model of the same kind, so that they follow one another in the order
-that a script writes:
+There are three kinds, and each is plain code on public parts of dqat, as one of your own would be:
 
-    model = dqat.algorithms.equalize(model)     # float to float
-    quantized = dqat.quantize_model(model)
+- **From model to model**, before or after quantization; they follow one another in the order that a script writes:
 
-What they share is `dqat.graph`: `graph.read(model)` gives the calls of a model in order, and who reads what.
+      model = dqat.algorithms.equalize(model)                             # float to float
+      quantized = dqat.quantize_model(model)
+      dqat.algorithms.calibrate(quantized, batches)                       # ranges without training
+      quantized = dqat.algorithms.correct_biases(quantized, samples)      # quantized to quantized
+
+  They read a model with `dqat.graph.read(model)`: its layer calls in order, and who reads what; and `graph.run` runs
+  it call by call.
+- **From model to figures**, such as `sensitivity`. `dqat.switching.in_float(model, tensors)` is the model with some
+  tensors, or all, unquantized; paths are those of `dqat.ranges`.
 """
 
+from dqat.algorithms.bias_correction import correct_biases, mean_shifts
+from dqat.algorithms.bit_schedule import BitSchedule, set_least_bits
+from dqat.algorithms.calibration import calibrate
 from dqat.algorithms.equalization import equalize
+from dqat.algorithms.sensitivities import LayerSensitivity, Sensitivity, sensitivity
 
-__all__ = ["equalize"]
+__all__ = [
+    "BitSchedule",
+    "LayerSensitivity",
+    "Sensitivity",
+    "calibrate",
+    "correct_biases",
+    "equalize",
+    "mean_shifts",
+    "sensitivity",
+    "set_least_bits",
+]

@@ -19,7 +19,7 @@ def fingerprint(model: keras.Model) -> list[str]:
     if isinstance(model, QuantizedModel):
         sync = model.range_sync
         lines.append(f"range_sync {sync.mode}, on_nonfinite {sync.on_nonfinite}")
-        lines += [f"quantizer {path}: {each.spec}, {each.observer}" for path, each in named_quantizers(model)]
+        lines += [f"quantizer {path}: {each.own_spec}, {each.observer}" for path, each in named_quantizers(model)]
         start, freeze = sync.schedule.window
         lines.append(f"ranges observed from step {start} to {'the end' if freeze is None else freeze}")
     return lines
@@ -32,7 +32,7 @@ def structure(model: keras.Model) -> list[str]:
         weights = ", ".join(str(tuple(weight.shape)) for weight in layer.weights)
         lines.append(f"{type(layer).__name__}, weights {weights or 'none'}")
     if isinstance(model, QuantizedModel):
-        lines += [f"quantizer {each.spec}, {each.observer}" for _, each in named_quantizers(model)]
+        lines += [f"quantizer {each.own_spec}, {each.observer}" for _, each in named_quantizers(model)]
     return lines
 
 

@@ -1,5 +1,6 @@
 """A TFLite flatbuffer, read and changed through TensorFlow's own schema modules."""
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,10 @@ class Flatbuffer:
         """Names of all tensors of a floating-point type, even unused ones."""
         return [tensor.name.decode() for tensor in self.graph.tensors if tensor.type in _FLOAT_TYPES]
 
+    def is_float(self, index: int) -> bool:
+        """Whether a tensor has a floating-point type."""
+        return self.tensor(index).type in _FLOAT_TYPES
+
     def drop_float_intermediates(self) -> None:
         """Types the unused layer-norm intermediates of integer LSTMs as what they stand for.
 
@@ -166,11 +171,12 @@ class Flatbuffer:
             for entry in self.model.metadata or []
         }
 
-    def close_islands(self, names: tuple[str, ...]) -> None:
+    def close_islands(self, names: tuple[str, ...], kept: Container[str] = ()) -> None:
         """Lets operators that stand between DEQUANTIZE and QUANTIZE read and write the integers themselves.
 
         Args:
             names: operators whose kernels know int8, but which the quantizer leaves in float.
+            kept: names of the results of operators that are to stay in float.
         """
         operators = self.graph.operators
         producer = {index: operator for operator in operators for index in operator.outputs}
@@ -179,7 +185,8 @@ class Flatbuffer:
             for index in operator.inputs:
                 consumers.setdefault(index, []).append(operator)
         for operator in operators:
-            if self.operator_name(operator) not in names:
+            is_kept = any(self.tensor(index).name.decode() in kept for index in operator.outputs)
+            if self.operator_name(operator) not in names or is_kept:
                 continue
             before, after = producer.get(operator.inputs[0]), consumers.get(operator.outputs[0], [])
             if before is None or len(after) != 1:

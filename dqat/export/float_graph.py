@@ -102,9 +102,20 @@ def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: 
         calls[name] += 1  # a layer that is called several times
         return Run(function, name=name if calls[name] == 1 else f"{name}_call_{calls[name]}")
 
+    def plain(layer, args, kwargs):
+        if layer.name in copies:
+            return copies[layer.name](*args, **kwargs)
+        copy = copies[layer.name] = _plain_copy(layer)
+        outputs = copy(*args, **kwargs)
+        if layer.weights:
+            copy.set_weights(layer.get_weights())
+        return outputs
+
     def convert(call, args, kwargs):
         layer = call.layer
         kwargs.pop("training", None)
+        if layer.name in model.float_layers:  # the converter folds and fuses what follows one another
+            return plain(layer, args, kwargs)
         if call.is_input:
             shape = [batch_size, *layer.input_shape[0][1:]]
             if streaming and len(shape) > 2:
@@ -128,9 +139,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: 
             return constant(layer.name, functools.partial(REARRANGED[type(layer)], layer))(*args)
         if isinstance(layer, (QuantizeWrapper, ConfiguredLayer)):
             return constant(layer.name, _inference(layer))(*args, **kwargs)
-        if layer.name not in copies:
-            copies[layer.name] = _plain_copy(layer)
-        return copies[layer.name](*args, **kwargs)
+        return plain(layer, args, kwargs)
 
     inputs, outputs = graph.rebuild(source, convert)
     if streaming:

@@ -18,6 +18,7 @@ from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
 from dqat.export.int16 import quantize_to_int16
+from dqat.export.islands import float_operators, require_islands, result_names
 from dqat.export.points import Marks, Point, marks_of, points_of
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
@@ -70,8 +71,8 @@ def export_tflite(
     The same model gives the same bytes. The file has a signature "serving_default" with the names of the model's
     inputs and outputs, and metadata (`dqat.export.metadata`): scales, what was trained, versions. LSTMs become
     UNIDIRECTIONAL_SEQUENCE_LSTM with an int16 cell state. The file is checked before it is written (no float tensor
-    but those that `io` asks for, scales and weights those that were trained) and appears under `path` whole or not
-    at all.
+    but those that `io` asks for and those of layers that the caller left in float, scales and weights those that were
+    trained) and appears under `path` whole or not at all.
 
     Args:
         model: what `quantize_model` returned, trained for at least one step.
@@ -119,7 +120,7 @@ def export_tflite(
     parameters = _settle(model, flatbuffer)
     if io == "float32":
         flatbuffer.add_float_ends()
-    metadata.complete(flatbuffer, model, parameters, io=io, streaming=streaming)
+    metadata.complete(flatbuffer, model, parameters, io=io, streaming=streaming, float_layers=list(model.float_layers))
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     fallen = fallbacks(describe(content, path), target)
     _write_atomically(path, content)
@@ -261,13 +262,22 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
                 flatbuffer.set_range(index, *_nudged(quantizer))
     flatbuffer.pass_ranges_on()
     is_long = any(is_unrolled(layer) for layer in model.layers)
+    kept = float_operators(flatbuffer, model)
     points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model)), floats.marks))
+    floats_stay = result_names(flatbuffer, kept)  # after `points_of` has given tensors other names
     if _activation_type(model) == "int16":
+        if kept:
+            raise ExportError(
+                f"layers that stay in float ({', '.join(model.float_layers)}) are exported amid int8 layers, not amid "
+                "layers of 16 bits"
+            )
         quantized = flatbuffer
         quantize_to_int16(quantized)
     else:
-        quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
-    quantized.close_islands(_KNOW_INT8)
+        quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), floats_stay, in_child=is_long))
+    quantized.close_islands(_KNOW_INT8, floats_stay)
+    if model.float_layers:
+        require_islands(quantized, floats_stay)
     carriers = {tensor.name.decode(): tensor for tensor in quantized.graph.tensors}
     if is_long:
         quantized.shorten_names()
@@ -304,7 +314,7 @@ def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float
         ExportError: for a float tensor, a range or a weight that is not in the file.
     """
     floats = flatbuffer.float_tensors()
-    if floats:
+    if floats and not model.float_layers:  # else `require_islands` has looked at them
         raise ExportError(f"float tensors are left in the file: {', '.join(floats)}")
     computed = [index for index in range(len(flatbuffer.graph.tensors)) if flatbuffer.constant(index) is None]
     # Inside an LSTM it is known which tensor is whose. Elsewhere operators were fused and names merged, so the

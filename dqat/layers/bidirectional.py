@@ -89,6 +89,11 @@ class QuantizedBidirectional(QuantizedLayer):
         }
         return found if output is None else {**found, "output": output}
 
+    def set_least_weight_bits(self, least: int) -> None:
+        """See `QuantizedLayer.set_least_weight_bits`: of both directions."""
+        for direction in self.directions().values():
+            direction.set_least_weight_bits(least)
+
     def weight_specs(self) -> dict[str, QuantizerSpec]:
         """Those of both directions."""
         return self._of_both(lambda direction: direction.weight_specs())

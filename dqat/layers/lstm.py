@@ -96,8 +96,9 @@ class QuantizedLSTM(QuantizedRNN):
         source, float32 = self.input_quantizer, self.compute_dtype == "float32"
         if source is None or not float32 or [spec.num_bits for spec in specs] != [8, 16]:
             return found
-        ranges, sources = self.weight_ranges(), {"kernel": source, "recurrent_kernel": self.hidden}
-        scales = [quantizer.scale() * range_scale(ranges[role], self.weight) for role, quantizer in sources.items()]
+        ranges, weights = self.weight_ranges(), self.weight_specs()
+        sources = {"kernel": source, "recurrent_kernel": self.hidden}
+        scales = [quantizer.scale() * range_scale(ranges[role], weights[role]) for role, quantizer in sources.items()]
         return found | {PRODUCT_SCALES: tf.stack([tf.broadcast_to(scale, [GATES]) for scale in scales])}
 
     @property

@@ -293,7 +293,9 @@ class QuantizedRNN(QuantizedLayer):
     def weight_specs(self) -> dict[str, QuantizerSpec]:
         """Matrices as `weight` says; vectors, which TFLite takes for activations, as `activation` does."""
         found = self.form.matrices()
-        return {role: self.weight if value.shape.rank > 1 else self.activation for role, value in found.items()}
+        return self._in_use(
+            {role: self.weight if value.shape.rank > 1 else self.activation for role, value in found.items()}
+        )
 
     def weight_values(self) -> dict[str, tf.Tensor]:
         """As the form sees them."""
@@ -305,7 +307,7 @@ class QuantizedRNN(QuantizedLayer):
         for role, (matrix, source) in self.form.bias_products().items():
             quantizer = self.input_quantizer if source is None else self.points[source]
             if role in found and quantizer is not None:
-                step = range_scale(self.weight_ranges()[matrix], self.weight) * quantizer.scale()
+                step = range_scale(self.weight_ranges()[matrix], self.weight_specs()[matrix]) * quantizer.scale()
                 if step.shape.rank:  # one for each of the matrix's channels, such as gates
                     step = tf.repeat(step, found[role].shape[-1] // step.shape[0])
                 found[role] += tf.cast(bias_rounding(found[role], step), found[role].dtype)

@@ -54,6 +54,14 @@ class QuantizedLayer(keras.layers.Layer):
         self.layer = layer
         self.norm_name = norm
         self.norm: keras.layers.BatchNormalization | None = None
+        self._least_weight_bits = 0
+
+    def set_least_weight_bits(self, least: int) -> None:
+        """From the next trace on quantizes weights with so many bits at least; 0 for those of their specs."""
+        self._least_weight_bits = least
+
+    def _in_use(self, specs: dict[str, QuantizerSpec]) -> dict[str, QuantizerSpec]:
+        return {role: spec.with_least_bits(self._least_weight_bits) for role, spec in specs.items()}
 
     def connect(self, norm: keras.layers.BatchNormalization) -> None:
         """Tells which layer `norm_name` stands for; the model holds its weights."""
@@ -68,7 +76,7 @@ class QuantizedLayer(keras.layers.Layer):
         return None
 
     def weight_specs(self) -> dict[str, QuantizerSpec]:
-        """How each quantized weight is quantized, by role."""
+        """How each quantized weight is quantized now, by role."""
         raise NotImplementedError
 
     def weight_values(self) -> dict[str, tf.Tensor]:
@@ -202,8 +210,8 @@ class QuantizeWrapper(QuantizedLayer):
         return self.output_quantizer
 
     def weight_specs(self) -> dict[str, QuantizerSpec]:
-        """As given."""
-        return dict(self._weight_specs)
+        """As given, but for raised bits."""
+        return self._in_use(self._weight_specs)
 
     def weight_values(self) -> dict[str, tf.Tensor]:
         """The float layer's variables; depthwise kernels with both channel axes as one."""
@@ -234,7 +242,7 @@ class QuantizeWrapper(QuantizedLayer):
         return {role: weight_range(self.weight_values()[role] * safe, spec) for role, spec in self._folded()}
 
     def _folded(self) -> list[tuple[str, QuantizerSpec]]:
-        return list(self._weight_specs.items())[-1:]
+        return list(self.weight_specs().items())[-1:]
 
     def _folds_per_tensor(self) -> bool:
         return self.norm is not None and all(spec.axis is None for _, spec in self._folded())
@@ -261,7 +269,7 @@ class QuantizeWrapper(QuantizedLayer):
         return {"bias": rounding if bias is None else bias + rounding, "use_bias": True}
 
     def _bias_rounding(self, role: str, inputs: Quantizer, bias: tf.Variable | None) -> tf.Tensor:
-        spec = self._weight_specs[role]
+        spec = self.weight_specs()[role]
         step = inputs.scale() * range_scale(self.weight_ranges()[role], spec)
         bias = tf.constant(0.0) if bias is None else tf.cast(bias, tf.float32)
         if self.norm is None:

@@ -5,7 +5,7 @@ from dqat.rules.fusion import Relations
 from dqat.rules.operations import as_layer
 from dqat.rules.patterns import with_one_operator
 from dqat.rules.recurrent import tell_what_has_no_file
-from dqat.rules.table import apply_rule
+from dqat.rules.table import apply_rule, moves_only
 
 __all__ = [
     "Context",
@@ -13,6 +13,7 @@ __all__ = [
     "UnsupportedLayerError",
     "apply_rule",
     "as_layer",
+    "moves_only",
     "tell_what_has_no_file",
     "with_one_operator",
 ]

@@ -15,7 +15,8 @@ def _average(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     return [QuantizedAveragePooling(layer, output=context.output(layer))]
 
 
-_MOVING = (
+#: Layers that move or drop values of one tensor.
+MOVING = (
     layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
@@ -90,10 +91,10 @@ RULES: dict[type, Rule] = {
     layers.UpSampling2D: _upsampling,
     layers.Embedding: _embedding,
     QuantizePoint: _requantized,
-    **dict.fromkeys(_MOVING, unchanged),
+    **dict.fromkeys(MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
     layers.AveragePooling3D: _average_3d,
     **dict.fromkeys(_GLOBAL, _global_average),
 }
 #: Layers whose output has the range of the input.
-PASSING = (*_MOVING, *_AVERAGING, layers.AveragePooling3D, layers.UpSampling2D)
+PASSING = (*MOVING, *_AVERAGING, layers.AveragePooling3D, layers.UpSampling2D)

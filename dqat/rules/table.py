@@ -41,6 +41,11 @@ def apply_rule(layer: keras.layers.Layer, context: Context) -> list[keras.layers
     return rule(layer, context)
 
 
+def moves_only(layer: keras.layers.Layer) -> bool:
+    """Whether the layer moves or drops values of one tensor, and is the same in integers."""
+    return type(layer) in shape.MOVING or activations.passes_range(layer) or moves_values(layer)
+
+
 def keeps_range(layer: keras.layers.Layer) -> bool:
     """Whether all inputs and outputs of the layer must have one range."""
     return type(layer) in (*shape.PASSING, *merging.SHARING) or activations.passes_range(layer) or moves_values(layer)
