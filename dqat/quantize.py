@@ -9,7 +9,7 @@ from dqat import graph, tracing
 from dqat.annotate import QuantizeAnnotate
 from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
-from dqat.layers import QuantizedLayer
+from dqat.layers import QuantizedLayer, QuantizeWrapper
 from dqat.model import QuantizedModel
 from dqat.rules import Relations, apply_rule, as_layer, moves_only, tell_what_has_no_file, with_one_operator
 from dqat.rules.activations import FIXED_OUTPUTS, activation_function
@@ -240,5 +240,8 @@ def _quantized(
             copies[id(layer)].set_weights(layer.get_weights())
             if isinstance(layer, keras.layers.Normalization):
                 copies[id(layer)].finalize_state()
+    for layer in quantized.layers:
+        if isinstance(layer, QuantizeWrapper):
+            layer.find_kept()
     tell_what_has_no_file(quantized)
     return quantized

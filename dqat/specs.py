@@ -7,6 +7,9 @@ from typing import Any
 from dqat.keras_api import register
 from dqat.observers import MovingAverage, Observer
 
+#: What weights can keep while they train.
+KEPT = ("zeros", "clusters", "zeros and clusters")
+
 
 @register("dqat")
 @dataclass(frozen=True)
@@ -76,6 +79,11 @@ class Scheme:
         gate_kernel: recurrent weight matrices seen as [inputs, gates, units]: one range per gate.
         cell_state: LSTM cell states (TFLite's integer LSTM keeps them in int16).
         observer: how the ranges of activations and states are found.
+        kept: what the kernels of Dense layers and convolutions keep while they train: "zeros" (a pruned model's stay
+            zero), "clusters" (equal weights of a kernel stay equal), "zeros and clusters"; None for nothing.
+
+    Raises:
+        ValueError: for something else to be kept.
     """
 
     activation: QuantizerSpec = QuantizerSpec()
@@ -84,6 +92,12 @@ class Scheme:
     gate_kernel: QuantizerSpec = QuantizerSpec(symmetric=True, narrow_range=True, axis=1)
     cell_state: QuantizerSpec = QuantizerSpec(num_bits=16, power_of_two=True)
     observer: Observer = field(default_factory=MovingAverage)
+    kept: str | None = None
+
+    def __post_init__(self) -> None:
+        """Validates the fields."""
+        if self.kept not in (None, *KEPT):
+            raise ValueError(f"kept must be one of {', '.join(KEPT)}, or None, got {self.kept!r}")
 
     @classmethod
     def with_bits(cls, weights: int = 8, activations: int = 8, *, per_channel: bool = True) -> "Scheme":

@@ -57,18 +57,24 @@ def _holders(model: QuantizedModel) -> Iterator[tuple[str, QuantizedLayer]]:
 
 
 def _switched_off(quantizer: Quantizer) -> Iterator[tuple[Any, str, Callable]]:
-    def call(x: tf.Tensor, training: Any = None, activation: str = "linear") -> tf.Tensor:
+    def call(x: tf.Tensor, training: Any = None, activation: str = "linear", exact: Any = None) -> tf.Tensor:
         return ACTIVATIONS[activation](x)
+
+    def quantize_and_track(
+        x: tf.Tensor, in_use: Any, *, repeats: Any = 1, activation: str = "linear", exact: Any = None
+    ) -> tuple[tf.Tensor, Any]:
+        return ACTIVATIONS[activation](x), quantizer.empty_record()
 
     nothing = tuple(tf.fill(quantizer.range()[0].shape, end) for end in EMPTY)
     yield quantizer, "call", lambda method: call
-    for name in ("range", "in_use"):  # recurrent layers read these, and pass values through without a range
+    yield quantizer, "quantize_and_track", lambda method: quantize_and_track
+    for name in ("range", "in_use"):  # recurrent operations pass values through without a range
         yield quantizer, name, lambda method: lambda: nothing
 
 
 def _on_its_own(quantizer: SharedQuantizer, range_: Any, in_use: Any) -> Iterator[tuple[Any, str, Callable]]:
-    def call(x: tf.Tensor, training: Any = None, activation: str = "linear") -> tf.Tensor:
-        return quantizer.quantize(ACTIVATIONS[activation](x), range_)
+    def call(x: tf.Tensor, training: Any = None, activation: str = "linear", exact: Any = None) -> tf.Tensor:
+        return quantizer.quantize(ACTIVATIONS[activation](x), range_) if exact is None else exact
 
     yield quantizer, "call", lambda method: call
     yield quantizer, "range", lambda method: lambda: range_

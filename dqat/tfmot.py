@@ -9,14 +9,19 @@ A script for tfmot runs with dqat after its import is changed:
 
 Layers have tfmot's prefix, `quant_`. What tfmot has for its own plumbing (`QuantizeScheme`, `QuantizeRegistry`,
 `QuantizeLayoutTransform`, `graph_transformations`) has no counterpart: a `dqat.Scheme` and a `QuantizeConfig` say
-what they say. Pruning and clustering are no part of it.
+what they say. Pruning and clustering themselves are no part of it; models that were pruned or clustered stay so with
+the schemes of `collab_opts`. `load_quantized_model` is dqat's own: it takes over a model that tfmot has quantized.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from dqat import annotate, configured_layer, end_ranges, quantize, quantize_configs, quantizer_factories
 from dqat.keras_api import keras
 from dqat.specs import Scheme
+from dqat.tfmot_models import load_quantized_model
+
+__all__ = ["experimental", "load_quantized_model", "quantization"]
 
 _PREFIX = "quant_"
 
@@ -45,6 +50,18 @@ def _default_n_bit_scheme(
     return Scheme.with_bits(num_bits_weight, num_bits_activation, per_channel=not disable_per_axis)
 
 
+def _prune_preserve_scheme(disable_per_axis: bool = False) -> Scheme:
+    """tfmot's scheme for pruned models: weights that are 0 stay 0."""
+    return replace(_default_8bit_scheme(disable_per_axis), kept="zeros")
+
+
+def _cluster_preserve_scheme(preserve_sparsity: bool = True) -> Scheme:
+    """tfmot's scheme for clustered models: weights of a kernel that are equal stay equal, and with
+    `preserve_sparsity` zeros stay 0.
+    """
+    return replace(Scheme(), kept="zeros and clusters" if preserve_sparsity else "clusters")
+
+
 class _Names:
     """A namespace that says where tfmot's names end."""
 
@@ -58,6 +75,10 @@ class _Names:
 
 
 _KERAS = "quantization.keras"
+_COMBINED = {
+    "Default8BitClusterPreserveQuantizeScheme": _cluster_preserve_scheme,
+    "Default8BitPrunePreserveQuantizeScheme": _prune_preserve_scheme,
+}
 
 quantization = _Names(
     "quantization",
@@ -66,7 +87,7 @@ quantization = _Names(
         QuantizeConfig=configured_layer.QuantizeConfig,
         QuantizeWrapper=configured_layer.ConfiguredLayer,
         QuantizeWrapperV2=configured_layer.ConfiguredLayer,
-        collab_opts=_Names(f"{_KERAS}.collab_opts"),
+        collab_opts=_Names(f"{_KERAS}.collab_opts", **_COMBINED),
         default_8bit=_Names(
             f"{_KERAS}.default_8bit",
             Default8BitQuantizeScheme=_default_8bit_scheme,
@@ -95,4 +116,15 @@ quantization = _Names(
         ),
         remove_input_range=end_ranges.remove_input_range,
     ),
+)
+
+
+def _strip_clustering_cqat(to_strip: keras.Model) -> keras.Model:
+    """The model itself: a file has nothing of how clusters were kept, and the model can train on."""
+    return to_strip
+
+
+experimental = _Names(
+    "experimental",
+    combine=_Names("experimental.combine", strip_clustering_cqat=_strip_clustering_cqat, **_COMBINED),
 )

@@ -13,6 +13,12 @@ There are three kinds, and each is plain code on public parts of dqat, as one of
   it call by call.
 - **From model to figures**, such as `sensitivity`. `dqat.switching.in_float(model, tensors)` is the model with some
   tensors, or all, unquantized; paths are those of `dqat.ranges`.
+- **Between training steps**, such as `BitSchedule`: Keras callbacks. What they do follows from
+  `model.range_sync.schedule.steps`, the count that every checkpoint holds and all replicas share, so that a run that
+  resumes does the same; and `set_least_bits` is how they change what the model quantizes.
+
+What works inside every step stands in the layers: ranges that several layers share (`dqat.rules`), observers
+(`dqat.observers`: a class with one method), and weights with a structure of their own (`dqat.layers.kept`).
 """
 
 from dqat.algorithms.bias_correction import correct_biases, mean_shifts

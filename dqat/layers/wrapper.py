@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers.bias_grid import bias_rounding, norm_factor, outside_training
+from dqat.layers.kept import FREE, groups_of, keep
 from dqat.layers.points import Point, Quantizing
 from dqat.layers.relu import relu_of
 from dqat.layers.volumes import REARRANGED
@@ -169,6 +170,7 @@ class QuantizeWrapper(QuantizedLayer):
         output: the output's quantizer, or None where the output goes on unquantized (before an activation
             that TFLite fuses, or where the range is that of the input).
         norm: see `QuantizedLayer`.
+        kept: what kernels (but depthwise ones) keep while they train, one of `dqat.specs.KEPT`; None for nothing.
     """
 
     def __init__(
@@ -176,9 +178,13 @@ class QuantizeWrapper(QuantizedLayer):
         layer: keras.layers.Layer,
         weights: dict[str, QuantizerSpec] | None = None,
         output: Quantizer | None = None,
+        *,
+        kept: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(layer, **kwargs)
+        self.kept = kept
+        self._groups: dict[str, tf.Variable] = {}
         self._weight_specs = dict(weights or {})
         self.output_quantizer = output
         self.input_quantizer: Quantizer | None = None
@@ -195,11 +201,23 @@ class QuantizeWrapper(QuantizedLayer):
             with tf.name_scope(self.layer.name):
                 self.layer.build(input_shape)
             self.layer.built = True
+        for role in self._weight_specs if self.kept else ():
+            if role.endswith("kernel") and not role.startswith("depthwise"):
+                shape = operator.attrgetter(role)(self.layer).shape
+                initializer = keras.initializers.Constant(FREE)
+                options = {"shape": shape, "dtype": tf.int32, "initializer": initializer, "trainable": False}
+                self._groups[role] = self.add_weight(name=f"{role}_groups", **options)
         for quantizer in self.quantizers().values():
             if not quantizer.built:
                 per_channel = quantizer.spec.axis is not None
                 quantizer.build(self.layer.compute_output_shape(input_shape) if per_channel else None)
         super().build(input_shape)
+
+    def find_kept(self) -> None:
+        """Takes the structure that is kept from the present weights."""
+        for role, groups in self._groups.items():
+            weight = operator.attrgetter(role)(self.layer).numpy()
+            groups.assign(groups_of(weight, self.kept, f"{self.name}/{role}"))
 
     def quantizers(self) -> dict[str, Quantizer]:
         """The output's quantizer."""
@@ -216,6 +234,7 @@ class QuantizeWrapper(QuantizedLayer):
     def weight_values(self) -> dict[str, tf.Tensor]:
         """The float layer's variables; depthwise kernels with both channel axes as one."""
         values = {name: tf.convert_to_tensor(operator.attrgetter(name)(self.layer)) for name in self._weight_specs}
+        values |= {name: keep(values[name], groups.read_value()) for name, groups in self._groups.items()}
         if "depthwise_kernel" in values:
             kernel = values["depthwise_kernel"]
             values["depthwise_kernel"] = tf.reshape(kernel, [*kernel.shape[:-2], kernel.shape[-2] * kernel.shape[-1]])
@@ -348,6 +367,7 @@ class QuantizeWrapper(QuantizedLayer):
             **super().get_config(),
             "weights": {name: serialize(spec) for name, spec in self._weight_specs.items()},
             "output": serialize(self.output_quantizer),
+            "kept": self.kept,
         }
 
     @classmethod

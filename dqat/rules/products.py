@@ -65,8 +65,8 @@ def _product(layer: layers.Layer, context: Context) -> list[layers.Layer]:
 def _wrapped(layer, context, weights, output) -> layers.Layer:
     if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
         points = {"depthwise": context.quantizer("depthwise")}
-        return QuantizedSteps(layer, "separable", points, weights, output, norm=context.norm)
-    return QuantizeWrapper(layer, weights, output, norm=context.norm)
+        return QuantizedSteps(layer, "separable", points, weights, output, norm=context.norm, kept=context.scheme.kept)
+    return QuantizeWrapper(layer, weights, output, norm=context.norm, kept=context.scheme.kept)
 
 
 RULES: dict[type, Rule] = dict.fromkeys(_WEIGHTS, _product)

@@ -105,9 +105,9 @@ def _fit(strategy, model, optimizer, steps, *callbacks, skip=0):
     return model
 
 
-def quantized(strategy, model):
+def quantized(strategy, model, scheme="int8"):
     with strategy.scope():
-        return dqat.quantize_model(model)
+        return dqat.quantize_model(model, scheme=scheme)
 
 
 def other_optimizers(strategy):
@@ -166,19 +166,34 @@ def bad_replica(strategy):
     return {"outliers": [row.outlier for row in watch.rows], "spread": [row.spread for row in watch.rows]}
 
 
+def falling_bits(strategy):
+    """Weights of 8, 4 and 2 bits, two steps each: a replica that changed at another step would show in the weights."""
+    model, levels = quantized(strategy, dense(), "w2a8"), []
+
+    class Levels(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            with strategy.scope():
+                levels.append(len(np.unique(model.layers[-1].quantized_weights()["kernel"])))
+
+    schedule = dqat.algorithms.BitSchedule(weights={0: 8, 2: 4, 4: 2})
+    _fit(strategy, model, keras.optimizers.SGD(0.05), 6, schedule, Levels())
+    return {"weights": weights_of(model), "identical": strategy.ranges_identical(model), "levels": levels}
+
+
 def resume(strategy, folder):
-    """Six steps without a break, and six with a new process' worth of objects after the third."""
-    model, keeper = quantized(strategy, dense()), Keeper()
+    """Six steps without a break, and six with new objects after the third. Bits fall at the fifth."""
+    model, keeper = quantized(strategy, dense(), "w4a8"), Keeper()
     checkpoints = dqat.callbacks.Checkpoints(strategy, folder, every=3)
-    _fit(strategy, model, keras.optimizers.Adam(0.01), 6, keeper, checkpoints)
-    again, rest = quantized(strategy, dense()), Keeper()
+    bits = dqat.algorithms.BitSchedule(weights={0: 8, 4: 4})
+    _fit(strategy, model, keras.optimizers.Adam(0.01), 6, keeper, checkpoints, bits)
+    again, rest = quantized(strategy, dense(), "w4a8"), Keeper()
     latest = tf.train.latest_checkpoint(str(folder))
     with strategy.scope():
         optimizer = strategy.optimizer(keras.optimizers.Adam(0.01))
         again.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     done = dqat.callbacks.Checkpoints(strategy, folder).restore(again, again.optimizer, step=3)
     data = strategy.fit_data(dataset(), weighted=True, steps=3, skip=done)
-    again.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), rest])
+    again.fit(**data, verbose=0, callbacks=[*strategy.callbacks(), rest, bits])
     return {
         "done": done,
         "latest": latest,
@@ -192,7 +207,7 @@ def resume(strategy, folder):
 
 def features(strategy, folder):
     found = {}
-    for scenario in (loop_of_ones_own, other_optimizers, schedule_and_watch, bad_replica):
+    for scenario in (loop_of_ones_own, other_optimizers, schedule_and_watch, bad_replica, falling_bits):
         found |= {f"{scenario.__name__}/{key}": value for key, value in scenario(strategy).items()}
     return found | {
         f"resume/{key}": value for key, value in resume(strategy, pathlib.Path(folder) / "checkpoints").items()

@@ -107,6 +107,7 @@ def test_features_of_training(features, run_scenario):
         _ranges_are_observed_from_the_start_step_to_the_freeze_step(process)
         _the_replica_with_bad_data_shows(process)
         _tensorboard_shows_it_on_the_chief_alone(process, is_chief=process is features[0])
+        _bits_fall_in_the_same_step(process, whole)
         _a_resumed_run_is_the_one_without_a_break(process)
 
 
@@ -139,6 +140,13 @@ def _ranges_are_observed_from_the_start_step_to_the_freeze_step(process):
     np.testing.assert_array_equal(ranges[5:], ranges[[4, 4]])
     assert process["schedule_and_watch/window"].tolist() == [2, 5]
     assert process["schedule_and_watch/norms_frozen"].all()
+
+
+def _bits_fall_in_the_same_step(process, whole):
+    levels = process["falling_bits/levels"].tolist()
+    assert min(levels[:2]) > 15 >= max(levels[2:4]) > 3 >= max(levels[4:])
+    assert process["falling_bits/identical"]
+    np.testing.assert_allclose(process["falling_bits/weights"], whole["falling_bits/weights"], atol=1e-4)
 
 
 def _the_replica_with_bad_data_shows(process):
