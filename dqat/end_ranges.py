@@ -77,7 +77,8 @@ def remove_input_range(model: keras.Model) -> keras.Model:
 
     inputs, outputs = graph.rebuild(source, convert)
     sync = model.range_sync
-    return QuantizedModel(inputs, outputs, name=model.name, range_sync=sync.mode, on_nonfinite=sync.on_nonfinite)
+    options = {"range_sync": sync.mode, "on_nonfinite": sync.on_nonfinite, "float_layers": model.float_layers}
+    return QuantizedModel(inputs, outputs, name=model.name, **options)
 
 
 def _copied(model: keras.Model) -> QuantizedModel:

