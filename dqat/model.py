@@ -10,9 +10,10 @@ from dqat import graph, serving
 from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
-from dqat.layers.bias_grid import round_shift
+from dqat.layers.product_grid import follow_file
 from dqat.layers.wrapper import one_pass
 from dqat.levels import run_in_levels
+from dqat.neighbours import Neighbours
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer
 from dqat.range_sync import RangeSync
 from dqat.schedule import Schedule
@@ -86,12 +87,17 @@ class QuantizedModel(keras.Model):
             if isinstance(layer, QuantizedLayer) and layer.norm_name is not None:
                 layer.connect(self.get_layer(layer.norm_name))
         folded = [layer.norm for layer in self.layers if isinstance(layer, QuantizedLayer)]
-        for layer, quantizers in _input_quantizers(self).items():
-            quantizer = quantizers.pop() if len(quantizers) == 1 else None
-            if not isinstance(layer, keras.layers.BatchNormalization):
-                layer.connect_input(quantizer)
-            elif layer not in folded and quantizer is not None:
-                round_shift(layer, quantizer)
+        calls = graph.read(self)
+        neighbours = Neighbours(calls)
+        for layer in calls.layers():
+            if isinstance(layer, QuantizeWrapper):
+                layer.connect_ends(neighbours.before(layer), neighbours.behind(layer))
+            elif isinstance(layer, (QuantizedRNN, QuantizedBidirectional)):
+                layer.connect_input(neighbours.before(layer)[0])
+            elif isinstance(layer, keras.layers.BatchNormalization) and layer not in folded:
+                (quantizer,) = neighbours.before(layer)
+                if quantizer is not None:
+                    follow_file(layer, quantizer, neighbours.behind(layer))
 
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         """The forward pass, and the range sync where `training`."""
@@ -139,30 +145,6 @@ class QuantizedModel(keras.Model):
         model._float_layers = list(float_layers)
         model._connect(range_sync)
         return model
-
-
-#: Layers that make values which are not those of their inputs.
-_MAKING = (Quantizer, QuantizedLayer, keras.layers.BatchNormalization)
-#: Layers that add biases to products of their inputs.
-_ADDING = (QuantizedRNN, QuantizedBidirectional, QuantizeWrapper, keras.layers.BatchNormalization)
-
-
-def _input_quantizers(model: keras.Model) -> dict[keras.layers.Layer, set[Quantizer | None]]:
-    """What quantizes the inputs of each layer in `_ADDING`."""
-    found: dict[keras.layers.Layer, set[Quantizer | None]] = {}
-    calls = graph.read(model).calls
-    makers = {result: call for call in calls for result in call.results}
-    for call in calls:
-        if not isinstance(call.layer, _ADDING):
-            continue
-        maker = makers[call.inputs[0]]
-        while maker.inputs and not isinstance(maker.layer, _MAKING):  # it passes values on
-            maker = makers[maker.inputs[0]]
-        layer = maker.layer
-        quantizer = layer if isinstance(layer, Quantizer) else getattr(layer, "output_quantizer", None)
-        quantizer = quantizer.owner if isinstance(quantizer, SharedQuantizer) else quantizer
-        found.setdefault(call.layer, set()).add(quantizer)
-    return found
 
 
 def named_quantizers(model: keras.Model) -> Iterator[tuple[str, Quantizer]]:

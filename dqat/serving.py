@@ -27,6 +27,11 @@ def saving() -> Iterator[None]:
         _saving.reset(token)
 
 
+def is_saving() -> bool:
+    """Whether a SavedModel is traced now."""
+    return _saving.get()
+
+
 def fake_quant(x: tf.Tensor, range_: Callable[[], Range], spec: QuantizerSpec) -> tf.Tensor | None:
     """Fake-quantizes with the present range as a constant, while a SavedModel is traced.
 

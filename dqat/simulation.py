@@ -184,7 +184,7 @@ def _dense(layer: QuantizeWrapper, x: Codes) -> Codes:
     values = integer.fully_connected(
         flat,
         np.ascontiguousarray(weight.T),
-        _bias(layer.layer.bias if layer.layer.use_bias else None, x.scale, weight_scale),
+        _dense_bias(layer, x.scale, weight_scale),
         input_scale=x.scale,
         input_zero_point=x.zero_point,
         weight_scale=weight_scale,
@@ -194,6 +194,13 @@ def _dense(layer: QuantizeWrapper, x: Codes) -> Codes:
         optimized=True,
     )
     return Codes(values.reshape(*x.values.shape[:-1], -1), scale, zero_point)
+
+
+def _dense_bias(layer: QuantizeWrapper, input_scale: float, weight_scale: Any) -> np.ndarray | None:
+    products = layer.product_grid()
+    if not layer.layer.use_bias or products is None:  # then export leaves it as the converter has it
+        return _bias(layer.layer.bias if layer.layer.use_bias else None, input_scale, weight_scale)
+    return products.bias().numpy().astype(np.int32)
 
 
 def _recurrent(layer: QuantizedRNN, x: Codes, settle: Settle) -> Codes:

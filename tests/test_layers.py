@@ -97,6 +97,7 @@ def _smallest_input(layer):
                 layers.ConvLSTM3D: lambda: layers.ConvLSTM3D(2, 2),
                 layers.LocallyConnected1D: lambda: layers.LocallyConnected1D(2, 2),
                 layers.LocallyConnected2D: lambda: layers.LocallyConnected2D(2, 2),
+                layers.ThresholdedReLU: layers.ThresholdedReLU,
                 layers.TimeDistributed: lambda: layers.TimeDistributed(layers.LSTM(2)),
                 layers.Lambda: lambda: layers.Lambda(tf.identity),
             }.items()

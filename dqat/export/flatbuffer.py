@@ -80,6 +80,15 @@ class Flatbuffer:
             return None
         return np.frombuffer(bytes(data), _NUMPY_TYPES[tensor.type]).reshape(tensor.shape)
 
+    def set_constant(self, index: int, values: np.ndarray) -> None:
+        """Replaces the values of a constant tensor; others that share its buffer keep theirs."""
+        if np.array_equal(self.constant(index), values):
+            return
+        tensor = self.tensor(index)
+        tensor.buffer = len(self.model.buffers)
+        self.model.buffers.append(schema.BufferT())
+        self.model.buffers[-1].data = np.frombuffer(values.astype(_NUMPY_TYPES[tensor.type]).tobytes(), np.uint8)
+
     def constants(self) -> list[np.ndarray]:
         """The values of all constant tensors."""
         values = (self.constant(index) for index in range(len(self.graph.tensors)))

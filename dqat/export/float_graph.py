@@ -11,15 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from dqat import graph
 from dqat.configured_layer import ConfiguredLayer
 from dqat.export.recurrent import Run, StreamStates, fake_quant, recurrent_graph, require_framewise
 from dqat.keras_api import keras
-from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizePoint, QuantizeWrapper
-from dqat.layers.normalizing import affine
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
+from dqat.layers.affine import AFFINE, affine, factor_and_shift
 from dqat.layers.volumes import REARRANGED
 from dqat.model import QuantizedModel
 from dqat.quantizers import Quantizer
@@ -29,18 +28,11 @@ def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
     return type(layer).from_config(layer.get_config())
 
 
-def _factor_and_shift(layer: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
-    """What a layer multiplies each channel with, and adds to it."""
-    if isinstance(layer, QuantizePoint):  # the converter would merge two quantizations without an operation between
-        return 1.0, 0.0
-    if isinstance(layer, keras.layers.Rescaling):
-        return layer.scale, layer.offset
-    if isinstance(layer, keras.layers.Normalization):
-        factor = 1.0 / np.maximum(np.sqrt(np.array(layer.variance)), keras.backend.epsilon())
-        return factor, -np.array(layer.mean) * factor
-    factor = 1.0 / np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
-    factor = factor if layer.gamma is None else factor * layer.gamma.numpy()
-    return factor, (0.0 if layer.beta is None else layer.beta.numpy()) - layer.moving_mean.numpy() * factor
+def _affine(layer: keras.layers.Layer) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A layer of `AFFINE` with its present values as constants."""
+    with tf.init_scope():  # variables are read here, even where a graph is built
+        factor, shift = (part.numpy() for part in factor_and_shift(layer))
+    return lambda x: affine(x, factor, shift)
 
 
 #: Layers that are nothing at inference.
@@ -58,7 +50,6 @@ _GLOBAL_AVERAGES = (
     keras.layers.GlobalAveragePooling2D,
     keras.layers.GlobalAveragePooling3D,
 )
-_AFFINE = (keras.layers.BatchNormalization, keras.layers.Rescaling, keras.layers.Normalization, QuantizePoint)
 
 
 class _Points:
@@ -72,13 +63,15 @@ class _Points:
     def __call__(self, role: str, value: tf.Tensor, *, between: object = None) -> tf.Tensor:
         return fake_quant(value, self._quantizers[role])  # whose range saturates
 
+    def mean(self, role: str, value: tf.Tensor, count: int) -> tf.Tensor:
+        return value
+
 
 def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
     quantizers = layer.quantizers()
-    if isinstance(layer.layer, _AFFINE):
-        factor_and_shift = _factor_and_shift(layer.layer)
+    if isinstance(layer.layer, AFFINE):
         after = [quantizers["output"]] if "output" in quantizers else []
-        return lambda x: functools.reduce(lambda y, one: fake_quant(y, one), after, affine(x, *factor_and_shift))
+        return lambda x: functools.reduce(lambda y, one: fake_quant(y, one), after, _affine(layer.layer)(x))
     return functools.partial(layer.inference, point=_Points(quantizers))
 
 
@@ -126,8 +119,7 @@ def inference_graph(model: QuantizedModel, streaming: bool = False, batch_size: 
         if isinstance(layer, _ABSENT) or layer.name in folded:
             return args[0]
         if isinstance(layer, keras.layers.BatchNormalization):
-            factor_and_shift = _factor_and_shift(layer)
-            return constant(layer.name, lambda x: affine(x, *factor_and_shift))(*args)
+            return constant(layer.name, _affine(layer))(*args)
         if isinstance(layer, (QuantizedRNN, QuantizedBidirectional)):
             return recurrent_graph(layer, *args, states, zeros)
         if streaming:

@@ -20,6 +20,7 @@ from dqat.export.inspection import describe
 from dqat.export.int16 import quantize_to_int16
 from dqat.export.islands import float_operators, require_islands, result_names
 from dqat.export.points import Marks, Point, marks_of, points_of
+from dqat.export.products import settle_products
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
@@ -335,6 +336,7 @@ def _settle(model: keras.Model, flatbuffer: Flatbuffer) -> dict[str, tuple[float
             near if known is None else (i for i in computed if _is_near(flatbuffer.parameters(i), scale, zero_point))
         ):
             flatbuffer.set_scale(index, scale)
+    settle_products(model, flatbuffer, lambda layer, role: _stored(layer, role, _codes(layer)[role]))
     return parameters
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqat.keras_api import keras
+from dqat.layers.affine import affine
 from dqat.layers.points import Point
 
 #: Points of `_standardized`, in order.
@@ -11,22 +12,6 @@ STANDARDIZING = ("mean", "centred", "squares", "mean_square", "variance", "inver
 #: An inverse deviation is kept up to so many times the smallest one of the batch. A wider range would leave the
 #: samples that vary most too few of its 255 levels; samples that vary less than a sixteenth of them saturate.
 _INVERSE_RATIO = 4.0
-
-
-def affine(x: tf.Tensor, factor: np.ndarray, shift: np.ndarray) -> tf.Tensor:
-    """x * factor + shift per channel, as TFLite computes it exactly: a depthwise convolution of 1x1.
-
-    Args:
-        x: float32 [1, ..., channels].
-        factor: float32, [channels] or scalar.
-        shift: like `factor`.
-    """
-    channels, shape = x.shape[-1], x.shape.as_list()
-    factor, shift = (np.broadcast_to(np.float32(part).reshape(-1), [channels]) for part in (factor, shift))
-    x = x if len(shape) == 4 else tf.reshape(x, [-1, 1, 1, channels] if shape[0] is None else [1, -1, 1, channels])
-    x = tf.nn.depthwise_conv2d(x, factor.reshape(1, 1, channels, 1), [1, 1, 1, 1], "VALID")
-    x = tf.nn.bias_add(x, shift)
-    return x if len(shape) == 4 else tf.reshape(x, [-1 if size is None else size for size in shape])
 
 
 def is_affine(layer: keras.layers.Layer) -> bool:

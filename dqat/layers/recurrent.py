@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers import gru_step
-from dqat.layers.bias_grid import bias_rounding
 from dqat.layers.cell_form import FIXED, CellForm, Levels, State, prescribed
 from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
+from dqat.layers.product_grid import bias_rounding
 from dqat.layers.wrapper import QuantizedLayer
 from dqat.observers import Fixed, LearnedStep, Observer, Record
 from dqat.quantizers import Quantizer, range_scale

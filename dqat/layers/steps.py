@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers import xnnpack
 from dqat.layers.attention import attention, multi_head_attention
 from dqat.layers.normalizing import group_normalization, layer_normalization
 from dqat.layers.points import Point
@@ -50,10 +51,32 @@ class QuantizedSteps(QuantizeWrapper):
 
     def multiplied_quantizer(self) -> Quantizer | None:
         """See `QuantizeWrapper.multiplied_quantizer`: a separable convolution's is inside."""
-        return self.points.get("depthwise", self.input_quantizer)
+        return self.points.get("depthwise", self.before[0])
 
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
         return STEPS[self.steps](self.layer, inputs, point, **arguments)
+
+    def _as_in_file(self, inputs: Any, outputs: Any, point: Point) -> Any:
+        """Of those steps whose last operation rounds otherwise than float."""
+        if self.steps == "swish":
+            role, value, kernel, operand = (
+                "sigmoid",
+                tf.sigmoid(inputs),
+                xnnpack.multiplied,
+                (inputs, self.before[0].scale()),
+            )
+        elif self.steps == "hard_sigmoid":
+            role, value, kernel, operand = (
+                "scaled",
+                inputs * 0.2,
+                xnnpack.added,
+                (tf.constant(0.5), tf.constant(0.5 / 255.0)),
+            )
+        else:
+            return outputs
+        quantizer = self.points[role]
+        operands, scales = zip(operand, (quantizer(value), quantizer.scale()), strict=True)
+        return xnnpack.followed(kernel, list(operands), outputs, list(scales), self.behind.scale(), point.training)
 
     def get_config(self) -> dict[str, Any]:
         """Also the steps."""

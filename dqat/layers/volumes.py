@@ -1,5 +1,6 @@
 """Layers over three dimensions, as the two-dimensional operations that TFLite has integer kernels for."""
 
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -58,11 +59,30 @@ def maximum(layer: layers.MaxPooling3D, inputs: tf.Tensor) -> tf.Tensor:
 
 def average(layer: layers.AveragePooling3D, inputs: tf.Tensor, point: Point) -> tf.Tensor:
     """An AveragePooling3D as two AVERAGE_POOL_2D; the first one rounds to the input's scale."""
-    return _pooled(layer, inputs, tf.nn.avg_pool2d, lambda planes: point("planes", planes))
+    size, *in_plane = layer.pool_size
+
+    def between(planes: tf.Tensor) -> tf.Tensor:
+        return point("planes", point.mean("planes", planes, math.prod(in_plane)))
+
+    return point.mean("output", _pooled(layer, inputs, tf.nn.avg_pool2d, between), size)
+
+
+def global_average(
+    layer: layers.GlobalAveragePooling1D | layers.GlobalAveragePooling3D, inputs: tf.Tensor
+) -> tf.Tensor:
+    """A mean over two dimensions, which XNNPACK has a kernel for: in one or three, TFLite's own rounds twice."""
+    *places, channels = inputs.shape[1:]
+    if None in places:
+        return layer.call(inputs)
+    places = [1, *places] if len(places) == 1 else [places[0], math.prod(places[1:])]
+    outputs = tf.reduce_mean(tf.reshape(inputs, [-1, *places, channels]), [1, 2])
+    return tf.reshape(outputs, [-1, *[1] * (inputs.shape.rank - 2), channels]) if layer.keepdims else outputs
 
 
 #: Layers that the file has in another form, which gives the same integers.
 REARRANGED: dict[type, Callable[[layers.Layer, tf.Tensor], tf.Tensor]] = {
+    layers.GlobalAveragePooling1D: global_average,
+    layers.GlobalAveragePooling3D: global_average,
     layers.Conv3D: convolution,
     layers.MaxPooling3D: maximum,
 }

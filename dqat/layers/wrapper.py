@@ -8,10 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from dqat import serving
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers.bias_grid import bias_rounding, norm_factor, outside_training
+from dqat.layers import xnnpack
+from dqat.layers.affine import AFFINE, factor_and_shift
 from dqat.layers.kept import FREE, groups_of, keep
 from dqat.layers.points import Point, Quantizing
+from dqat.layers.product_grid import ProductGrid, affine_grid
 from dqat.layers.relu import relu_of
 from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
@@ -187,12 +190,18 @@ class QuantizeWrapper(QuantizedLayer):
         self._groups: dict[str, tf.Variable] = {}
         self._weight_specs = dict(weights or {})
         self.output_quantizer = output
-        self.input_quantizer: Quantizer | None = None
         self.supports_masking = layer.supports_masking
+        self.connect_ends([None], None)
 
-    def connect_input(self, quantizer: Quantizer | None) -> None:
-        """Tells which quantizer the input comes from, if it is one; the model knows it."""
-        object.__setattr__(self, "input_quantizer", quantizer)  # not tracked: another layer has it
+    def connect_ends(self, before: list[Quantizer | None], behind: Quantizer | None) -> None:
+        """Tells which quantizers the inputs come from and the output goes to; the model knows them.
+
+        Args:
+            before: one for each input; None for what is not quantized, or now by one and now by another.
+            behind: likewise; may be that of an activation that the file fuses.
+        """
+        object.__setattr__(self, "before", before)  # not tracked: other layers have them
+        object.__setattr__(self, "behind", behind)
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layer and the quantizer."""
@@ -268,48 +277,89 @@ class QuantizeWrapper(QuantizedLayer):
 
     def fold_factor(self) -> tf.Tensor:
         """What folding multiplies each output channel with: gamma / sqrt(moving variance + epsilon)."""
-        return norm_factor(self.norm)
+        return factor_and_shift(self.norm)[0]
 
     def multiplied_quantizer(self) -> Quantizer | None:
         """The quantizer of what the last weight is multiplied with, to which the bias is added; None if not known."""
-        return self.input_quantizer
+        return self.before[0]
+
+    def product_grid(self) -> ProductGrid | None:
+        """The integers of the file's products; None for a layer of others, or where it is not known what it gets."""
+        role, inputs = next(reversed(self._weight_specs), ""), self.multiplied_quantizer()
+        is_product = role.endswith("kernel") and "." not in role
+        if not is_product or inputs is None or not inputs.has_range:
+            return None
+        weight_scale = range_scale(self.weight_ranges()[role], self.weight_specs()[role])
+        bias = tf.stop_gradient(tf.cast(self.layer.bias, tf.float32)) if self.layer.use_bias else tf.constant(0.0)
+        if self.norm is None:
+            return ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), bias)
+        factor, shift = factor_and_shift(self.norm)
+        if not self._folds_per_tensor():
+            weight_scale *= tf.abs(factor)
+        return ProductGrid(inputs.scale(), weight_scale, factor, bias * factor + shift)
 
     def _file_bias(self, training: bool | tf.Tensor | None) -> dict[str, Any]:
-        """The bias with the rounding that it has in the file, folded; nothing in training, which folds nothing."""
-        role, inputs = next(reversed(self._weight_specs), ""), self.multiplied_quantizer()
-        has_bias = self.norm is not None or getattr(self.layer, "use_bias", False)
-        if not has_bias or not role.endswith("kernel") or inputs is None:
+        """The bias rounded as in the file, where no more of its integers can be followed; as it is in training."""
+        layer = self.layer
+        has_bias = self.norm is not None or getattr(layer, "use_bias", False)
+        if xnnpack.is_training(training) or not has_bias or self.product_grid() is None:
             return {}
-        bias = self.layer.bias if self.layer.use_bias else None
-        rounding = outside_training(lambda: self._bias_rounding(role, inputs, bias), training)
-        if rounding is None:
-            return {}
-        rounding = tf.cast(rounding, self.compute_dtype)
-        return {"bias": rounding if bias is None else bias + rounding, "use_bias": True}
+        rounding = tf.cast(serving.as_constant(lambda: self.product_grid().rounding()), self.compute_dtype)
+        if tf.is_tensor(training):
+            rounding = tf.where(tf.cast(training, tf.bool), tf.zeros_like(rounding), rounding)
+        return {"bias": layer.bias + rounding if layer.use_bias else rounding, "use_bias": True}
 
-    def _bias_rounding(self, role: str, inputs: Quantizer, bias: tf.Variable | None) -> tf.Tensor:
-        spec = self.weight_specs()[role]
-        step = inputs.scale() * range_scale(self.weight_ranges()[role], spec)
-        bias = tf.constant(0.0) if bias is None else tf.cast(bias, tf.float32)
-        if self.norm is None:
-            return bias_rounding(bias, step)
-        factor = self.fold_factor()
-        shift = 0.0 if self.norm.beta is None else self.norm.beta
-        folded = (bias - self.norm.moving_mean) * factor + shift
-        rounding = bias_rounding(folded, step if spec.axis is None else step * tf.abs(factor))
-        return tf.math.divide_no_nan(rounding, factor)
+    def _products(
+        self, inputs: Any, arguments: dict[str, Any], weights: dict[str, Any], point: Point, grid: ProductGrid
+    ) -> Any:
+        """Runs the layer without its bias and activation, and gives what the file has, which has both."""
+        layer, scale = self.layer, self.behind.scale()
+        plain = {"use_bias": False, "activation": keras.activations.linear}
+        with replaced(layer, weights | plain):
+            sums = self._run(inputs, arguments, point)
+        bias = layer.bias if layer.use_bias else 0.0
+        known = grid.is_known & xnnpack.is_known(scale)
+        as_in_file = grid.folded(sums, scale)
+        if self.norm is not None:  # which comes yet, and makes that of it
+            as_in_file = (as_in_file - grid.shift) / grid.factor + bias
+        outputs, as_in_file = layer.activation(sums + bias), layer.activation(as_in_file)
+        outputs = xnnpack.moved(outputs, as_in_file, known, point.training)
+        return outputs if self.output_quantizer is None else point("output", outputs)
 
     def _in_layer_shape(self, values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {name: tf.reshape(value, operator.attrgetter(name)(self.layer).shape) for name, value in values.items()}
 
-    def _call_layer(self, inputs: Any, arguments: dict[str, Any], weights: dict[str, Any], point: Point) -> Any:
+    def _call_layer(
+        self,
+        inputs: Any,
+        arguments: dict[str, Any],
+        weights: dict[str, Any],
+        point: Point,
+        *,
+        is_followed: bool = False,
+    ) -> Any:
         with replaced(self.layer, weights):
             outputs = self._run(inputs, arguments, point)
+        if is_followed:
+            outputs = self._as_in_file(inputs, outputs, point)
         if self.output_quantizer is None:
             return outputs
         if isinstance(outputs, tuple):  # further outputs come from points inside
             return (point("output", outputs[0]), *outputs[1:])
         return point("output", outputs)
+
+    def _as_in_file(self, inputs: Any, outputs: Any, point: Point) -> Any:
+        """The outputs moved to those of the kernel that the file has for the layer."""
+        kernel = xnnpack.kernel_of(self.layer)
+        if kernel is not None:
+            scales = [one.scale() for one in self.before]
+            operands = tf.nest.flatten(inputs)
+            return xnnpack.followed(kernel, operands, outputs, scales, self.behind.scale(), point.training)
+        if isinstance(self.layer, AFFINE):
+            grid, scale = affine_grid(self.layer, self.before[0]), self.behind.scale()
+            known = grid.is_known & xnnpack.is_known(scale)
+            return xnnpack.moved(outputs, grid.folded(inputs, scale), known, point.training)
+        return outputs
 
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
         if point.is_export and type(self.layer) in REARRANGED:
@@ -323,8 +373,14 @@ class QuantizeWrapper(QuantizedLayer):
             return self.output_quantizer(inputs, training=training, activation=relu)
         if self.layer._expects_training_arg:
             kwargs["training"] = training
-        weights = self._in_layer_shape(self.weights_in_use()) | self._file_bias(training)
-        return self._call_layer(inputs, kwargs, weights, Quantizing(self.quantizers(), training))
+        weights = self._in_layer_shape(self.weights_in_use())
+        points = Quantizing(self.quantizers(), training)
+        if not xnnpack.is_followed(training, self.compute_dtype, *self.before, self.behind):
+            return self._call_layer(inputs, kwargs, weights | self._file_bias(training), points)
+        grid = self.product_grid()
+        if grid is not None:
+            return self._products(inputs, kwargs, weights, points, grid)
+        return self._call_layer(inputs, kwargs, weights, points, is_followed=True)
 
     def inference(self, inputs: Any, point: Point, **kwargs: Any) -> Any:
         """What export writes: the same arithmetic with constant weights, BatchNormalization folded.

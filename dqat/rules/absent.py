@@ -16,6 +16,10 @@ LAYERS: dict[type, tuple[str, str]] = {
     layers.ConvLSTM3D: ("TFLite has no operator for its cell", "Use TimeDistributed convolutions and an LSTM"),
     layers.LocallyConnected1D: ("TFLite has no convolution with a kernel a place", "Use Conv1D"),
     layers.LocallyConnected2D: ("TFLite has no convolution with a kernel a place", "Use Conv2D"),
+    layers.ThresholdedReLU: (
+        "TFLite has no operator for it, and its comparisons give no int8 to multiply with",
+        "Use ReLU",
+    ),
     layers.TimeDistributed: (
         "around a recurrent layer it has two times, and TFLite's operators one",
         "Reshape the outer time into the batch before the model",
