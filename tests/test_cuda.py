@@ -95,7 +95,7 @@ class TestBuild:
 @needs_compiler
 @pytest.mark.parametrize("name", ["cuda_on_host", "cuda_observers_on_host"])
 def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path, name):
-    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "learned_step", "rows")
+    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "streaming", "learned_step", "rows")
     sources = [ROOT / f"tests/cc/{name}.cc", *(ROOT / f"cc/core/{source}.cc" for source in core)]
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-ffp-contract=off"]
     program = tmp_path / name
@@ -123,6 +123,7 @@ def test_the_recurrent_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
         "lstm_tables",
         "products",
         "instruction_set",
+        "streaming",
         "fake_quant",
         "rows",
     )
