@@ -183,7 +183,7 @@ def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates, zeros: It
     states = [
         keras.Input(batch_input_shape=(1, size), name=f"{layer.name}_state_{index}") for index, size in enumerate(sizes)
     ]
-    found, *after = Run(_Unrolled(layer, zeros, gives_states=True), name=layer.name)([inputs, *states])
+    found, *after = Run(_Unrolled(layer, zeros, is_one_frame=True), name=layer.name)([inputs, *states])
     stream.inputs += states
     # An operation of its own keeps a state apart from an output that is the same tensor.
     stream.outputs += [
@@ -243,14 +243,14 @@ class _Constants:
 class _Unrolled:
     """A recurrent layer as one cell after another, batch size 1."""
 
-    def __init__(self, layer: QuantizedRNN, zeros: Iterator[int], gives_states: bool = False) -> None:
-        self._layer, self._gives_states = layer, gives_states or layer.layer.return_state
+    def __init__(self, layer: QuantizedRNN, zeros: Iterator[int], is_one_frame: bool = False) -> None:
+        self._layer, self._is_one_frame = layer, is_one_frame
         self._zeros = [next(zeros) for _ in layer.state_points]
 
     def __call__(self, inputs: Any) -> Any:
         quantized, layer = self._layer, self._layer.layer
         run = _Constants(quantized)
-        x, *states = tf.nest.flatten(inputs)
+        x, *given = tf.nest.flatten(inputs)
         time, features = x.shape[1:]
         if time is None:
             raise ValueError(f"layer {layer.name!r} is unrolled: the model's input needs a fixed number of timesteps")
@@ -258,16 +258,18 @@ class _Unrolled:
         steps = tf.unstack(tf.reshape(projected, [time, 1, projected.shape[-1]]))
         if layer.go_backwards:
             steps = steps[::-1]
-        if not states:
+        states = given
+        if not given:
             pairs = zip(self._zeros, self._states(), strict=True)
             states = [self._nothing(x, number, *pair, run) for number, pair in pairs]
-        states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
+        if not given or self._is_one_frame:  # another layer's states are on its grid, and operators read any
+            states = [run.point(*pair) for pair in zip(quantized.state_points, states, strict=True)]
         outputs = []
         for step in steps:
             output, states = quantized.form.step(step, tuple(states), run)
             outputs.append(output)
         found = tf.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
-        return [found, *states] if self._gives_states else found
+        return [found, *states] if self._is_one_frame or layer.return_state else found
 
     def _states(self) -> list[tuple[str, int]]:
         """Point and size of each state."""

@@ -354,22 +354,14 @@ class QuantizedRNN(QuantizedLayer):
         return list(size) if isinstance(size, (list, tuple)) else [size]
 
     def _initial_states(self, given: list[tf.Tensor], x: tf.Tensor, training: Any) -> State:
-        if given:
-            # They come with the range of the layer that made them, and go on with that of this one.
-            return tuple(self._quantize_state(*pair, training) for pair in zip(given, self.state_points, strict=True))
+        if given:  # on the grid of the layer that made them; operators read any
+            return tuple(given)
         if self.layer.stateful:
             return tuple(variable.read_value() for variable in tf.nest.flatten(self.layer.states))
         states = tuple(tf.zeros([tf.shape(x)[0], size], x.dtype) for size in self._state_sizes())
         for state, size in zip(states, self._state_sizes(), strict=True):
             state.set_shape([x.shape[0], size])
         return states
-
-    def _quantize_state(self, state: tf.Tensor, name: str, training: Any) -> tf.Tensor:
-        quantizer = self.points[name]
-        quantized, record = quantizer.quantize_and_track(state, quantizer.in_use())
-        if training is not None and training is not False and not isinstance(quantizer.observer, Fixed):
-            quantizer.submit(record, training)
-        return quantized
 
     def _dropped_inputs(self, x: tf.Tensor, training: Any) -> tf.Tensor:
         mask = _dropout_mask(getattr(self.layer.cell, "dropout", 0.0), x[:, :1], training)
