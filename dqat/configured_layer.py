@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers.points import Point
-from dqat.layers.wrapper import QuantizedLayer, as_shapes
+from dqat.layers.quantized_layer import QuantizedLayer
+from dqat.layers.wrapper import as_shapes
 from dqat.quantizer_factories import LastValueQuantizer, QuantizerFactory
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec

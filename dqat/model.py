@@ -11,7 +11,7 @@ from dqat.batch_statistics import synchronize
 from dqat.keras_api import in_float32, keras, register
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, QuantizeWrapper
 from dqat.layers.product_grid import follow_file
-from dqat.layers.wrapper import one_pass
+from dqat.layers.quantized_layer import one_pass
 from dqat.levels import run_in_levels
 from dqat.neighbours import Neighbours
 from dqat.quantizers import PER_REPLICA, Quantizer, SharedQuantizer

@@ -45,8 +45,12 @@ def test_sequential_models_are_quantized_too(speech):
     "layer, words",
     [
         (
+            layers.EinsumDense("abc,cd->abd", (None, 4), name="mine"),
+            ["'mine' (EinsumDense)", "not supported yet", "Supported: Activation, ActivityRegularization, Add"],
+        ),
+        (
             layers.ThresholdedReLU(name="mine"),
-            ["'mine' (ThresholdedReLU)", "not supported yet", "Supported: Activation, ActivityRegularization, Add"],
+            ["'mine' (ThresholdedReLU)", "TFLite has no operator for it", "Use ReLU"],
         ),
         (
             layers.LSTM(4, activation="gelu", name="mine"),

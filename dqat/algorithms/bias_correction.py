@@ -13,7 +13,7 @@ import tensorflow as tf
 from dqat import graph
 from dqat.keras_api import keras
 from dqat.layers import QuantizeWrapper
-from dqat.layers.wrapper import replaced
+from dqat.layers.quantized_layer import replaced
 from dqat.model import QuantizedModel, require_quantized
 from dqat.switching import in_float
 

@@ -8,10 +8,11 @@ from dqat.layers.hard_swish import HardSwish
 from dqat.layers.lstm import QuantizedLSTM
 from dqat.layers.multi_head_attention import QuantizedMultiHeadAttention
 from dqat.layers.quantize_point import QuantizePoint
+from dqat.layers.quantized_layer import QuantizedLayer
 from dqat.layers.recurrent import QuantizedRNN
 from dqat.layers.steps import QuantizedSteps
 from dqat.layers.time_as_batch import MergeTime, SplitTime
-from dqat.layers.wrapper import QuantizedLayer, QuantizeWrapper
+from dqat.layers.wrapper import QuantizeWrapper
 
 __all__ = [
     "Arithmetic",

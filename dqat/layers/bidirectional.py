@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
 from dqat.layers.lstm import QuantizedLSTM
+from dqat.layers.quantized_layer import QuantizedLayer
 from dqat.layers.recurrent import QuantizedRNN
-from dqat.layers.wrapper import QuantizedLayer
 from dqat.observers import Observer
 from dqat.quantizers import Quantizer
 from dqat.specs import QuantizerSpec

@@ -17,7 +17,7 @@ from dqat.layers.cell_form import (
     activation_name,
 )
 from dqat.layers.keras_cells import GRUForm, LSTMForm, SimpleRNNForm
-from dqat.layers.wrapper import replaced
+from dqat.layers.quantized_layer import replaced
 
 _current: contextvars.ContextVar[Numerics | None] = contextvars.ContextVar("dqat_numerics", default=None)
 

@@ -12,7 +12,7 @@ from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
 from dqat.layers.loop_records import LoopRecords
 from dqat.layers.product_grid import bias_rounding
-from dqat.layers.wrapper import QuantizedLayer
+from dqat.layers.quantized_layer import QuantizedLayer
 from dqat.observers import Fixed, LearnedStep, Observer, Record
 from dqat.quantizers import Quantizer, range_scale
 from dqat.specs import QuantizerSpec
