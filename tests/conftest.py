@@ -67,17 +67,14 @@ def compiled(model, learning_rate=3e-3):
 
 
 @pytest.fixture(scope="session")
-def fashion():
-    """Real images: ((images, classes) for training, the same for testing), 4,000 and 1,000 of Fashion-MNIST."""
-    from images import fashion_mnist
+def digits():
+    """Real handwritten digits, float32 [samples, 28, 28, 1], and what they are: 4,000 for training, 1,000 others."""
+    from fetch_data import fetch
 
-    data = fashion_mnist(ROOT / "data" / "FashionMNIST")
-
-    def first(dataset, count):
-        images, classes = next(iter(dataset.take(count).batch(count)))
-        return images.numpy().astype(np.float32) / 255.0, classes.numpy()
-
-    return first(data.training, 4000), first(data.test, 1000)
+    table = np.loadtxt(fetch("Digits", ROOT / "data") / "mnist_5k.csv.gz", np.float32, delimiter=",")
+    table = table[np.random.default_rng(0).permutation(len(table))]
+    images, labels = table[:, :-1].reshape(-1, 28, 28, 1) / 127.5 - 1.0, table[:, -1].astype(np.int32)
+    return (images[:4000], labels[:4000]), (images[4000:], labels[4000:])
 
 
 def image_network(norm=True):
@@ -96,11 +93,11 @@ def image_network(norm=True):
 
 
 @pytest.fixture(scope="session")
-def fashion_network(fashion):
-    """A small convolutional network, trained in float on real images. Do not change it."""
+def digit_network(digits):
+    """A small convolutional network, trained in float on real digits. Do not change it."""
     keras.utils.set_random_seed(0)
     model = compiled(image_network(), 1e-2)
-    model.fit(*fashion[0], batch_size=64, epochs=6, verbose=0)
+    model.fit(*digits[0], batch_size=64, epochs=6, verbose=0)
     return model
 
 

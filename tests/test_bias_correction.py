@@ -10,20 +10,20 @@ FOUR_BITS = dqat.Scheme.with_bits(4, 8, per_channel=False)
 
 
 @pytest.fixture(scope="module")
-def quantized(fashion, fashion_network):
+def quantized(digits, digit_network):
     """The network with 4-bit weights, one range per tensor, without training. Do not change it."""
-    model = dqat.quantize_model(fashion_network, scheme=FOUR_BITS)
-    calibrate(model, [fashion[0][0][:256]])
+    model = dqat.quantize_model(digit_network, scheme=FOUR_BITS)
+    calibrate(model, [digits[0][0][:256]])
     return model
 
 
 @pytest.fixture(scope="module")
-def corrected(fashion, quantized):
-    return correct_biases(quantized, fashion[0][0][:256])
+def corrected(digits, quantized):
+    return correct_biases(quantized, digits[0][0][:256])
 
 
-def accuracy(model, fashion):
-    images, classes = fashion[1]
+def accuracy(model, digits):
+    images, classes = digits[1]
     return float((model.predict(images, verbose=0).argmax(-1) == classes).mean())
 
 
@@ -31,38 +31,38 @@ def largest_shift(shifts):
     return max(np.abs(shift).max() for shift in shifts.values())
 
 
-def test_correction_gives_back_most_of_what_four_bits_cost(fashion, fashion_network, quantized, corrected):
-    exact, before, after = (accuracy(model, fashion) for model in (fashion_network, quantized, corrected))
+def test_correction_gives_back_most_of_what_four_bits_cost(digits, digit_network, quantized, corrected):
+    exact, before, after = (accuracy(model, digits) for model in (digit_network, quantized, corrected))
     assert before < exact - 0.05, "four bits cost something, or this test shows nothing"
     assert after - before > 0.4 * (exact - before)
 
 
-def test_mean_shifts_vanish_on_images_that_were_not_seen(fashion, quantized, corrected):
-    unseen = fashion[0][0][512:1024]
+def test_mean_shifts_vanish_on_images_that_were_not_seen(digits, quantized, corrected):
+    unseen = digits[0][0][512:1024]
     before = mean_shifts(quantized, unseen)
     after = mean_shifts(corrected, unseen, reference=quantized)
     assert list(before) == ["first", "depthwise_0", "pointwise_0", "depthwise_1", "pointwise_1", "last"]
     assert largest_shift(after) < 0.25 * largest_shift(before)
 
 
-def test_biases_alone_change_and_the_original_stays(fashion, quantized, corrected):
+def test_biases_alone_change_and_the_original_stays(digits, quantized, corrected):
     for variable, before, after in zip(
         corrected.weights, quantized.get_weights(), corrected.get_weights(), strict=True
     ):
         is_bias = "/bias" in variable.name or "/beta" in variable.name
         # Those of a convolution whose BatchNormalization has a beta are in that one.
         assert np.array_equal(before, after) != is_bias, variable.name
-    again = correct_biases(quantized, fashion[0][0][:256])
+    again = correct_biases(quantized, digits[0][0][:256])
     for one, other in zip(again.get_weights(), corrected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_file_has_the_corrected_biases(fashion, fashion_network, tmp_path):
-    model = dqat.quantize_model(fashion_network)
-    calibrate(model, [fashion[0][0][:256]])
-    model = correct_biases(model, fashion[0][0][:256])
+def test_the_file_has_the_corrected_biases(digits, digit_network, tmp_path):
+    model = dqat.quantize_model(digit_network)
+    calibrate(model, [digits[0][0][:256]])
+    model = correct_biases(model, digits[0][0][:256])
     report = dqat.export_tflite(model, tmp_path / "model.tflite")
-    assert dqat.verify(model, report.path, fashion[1][0][:64]).within_1_lsb >= 0.99
+    assert dqat.verify(model, report.path, digits[1][0][:64]).within_1_lsb >= 0.99
 
 
 @pytest.mark.parametrize(

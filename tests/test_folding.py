@@ -1,23 +1,11 @@
 """BatchNormalization trains as it is and is folded into the file."""
 
-import numpy as np
 import pytest
-from conftest import ROOT
-from fetch_data import fetch
 
 import dqat
 from dqat.keras_api import keras
 
 layers = keras.layers
-
-
-@pytest.fixture(scope="module")
-def digits():
-    """Real handwritten digits, float32 [samples, 28, 28, 1], and what they are: 4,000 for training, 1,000 others."""
-    table = np.loadtxt(fetch("Digits", ROOT / "data") / "mnist_5k.csv.gz", np.float32, delimiter=",")
-    table = table[np.random.default_rng(0).permutation(len(table))]
-    images, labels = table[:, :-1].reshape(-1, 28, 28, 1) / 127.5 - 1.0, table[:, -1].astype(np.int32)
-    return (images[:4000], labels[:4000]), (images[4000:], labels[4000:])
 
 
 #: Layers that a BatchNormalization is folded into, and the operators that the file has for them.

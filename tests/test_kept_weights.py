@@ -36,14 +36,14 @@ def with_kernels(network, change):
     return model
 
 
-def trained(model, scheme, fashion, optimizer=None):
+def trained(model, scheme, digits, optimizer=None):
     annotated = tfmot.quantization.keras.quantize_annotate_model(model)
     annotated.set_weights(model.get_weights())
     quantized = tfmot.quantization.keras.quantize_apply(annotated, scheme)
     compiled(quantized)
     if optimizer is not None:
         quantized.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics="accuracy")
-    quantized.fit(*fashion[0], batch_size=64, epochs=1, verbose=0)
+    quantized.fit(*digits[0], batch_size=64, epochs=1, verbose=0)
     return quantized
 
 
@@ -67,10 +67,10 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["Adam", "momentum", "AdamW"])
-def test_zeros_stay_zeros_through_training_and_in_the_file(optimizer, fashion, fashion_network, tmp_path):
-    model = with_kernels(fashion_network, pruned)
+def test_zeros_stay_zeros_through_training_and_in_the_file(optimizer, digits, digit_network, tmp_path):
+    model = with_kernels(digit_network, pruned)
     scheme = collab_opts.Default8BitPrunePreserveQuantizeScheme()
-    quantized = trained(model, scheme, fashion, optimizer())
+    quantized = trained(model, scheme, digits, optimizer())
     path = dqat.export_tflite(quantized, tmp_path / "model.tflite").path
     for name, kernel in kernels(quantized).items():
         before = model.get_layer(name).kernel.numpy()
@@ -81,9 +81,9 @@ def test_zeros_stay_zeros_through_training_and_in_the_file(optimizer, fashion, f
         assert not np.array_equal(before[before != 0], kernel[before != 0]), "the others train"
 
 
-def test_without_the_scheme_zeros_are_lost(fashion, fashion_network):
-    model = with_kernels(fashion_network, pruned)
-    quantized = trained(model, tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme(), fashion)
+def test_without_the_scheme_zeros_are_lost(digits, digit_network):
+    model = with_kernels(digit_network, pruned)
+    quantized = trained(model, tfmot.quantization.keras.default_8bit.Default8BitQuantizeScheme(), digits)
     for name, kernel in kernels(quantized).items():
         assert kernel[model.get_layer(name).kernel.numpy() == 0].any()
 
@@ -91,12 +91,12 @@ def test_without_the_scheme_zeros_are_lost(fashion, fashion_network):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["Adam", "momentum", "AdamW"])
 @pytest.mark.parametrize("sparsity", [False, True])
 def test_equal_weights_stay_equal_through_training_and_in_the_file(
-    sparsity, optimizer, fashion, fashion_network, tmp_path
+    sparsity, optimizer, digits, digit_network, tmp_path
 ):
     change = (lambda kernel: clustered(pruned(kernel))) if sparsity else clustered
-    model = with_kernels(fashion_network, change)
+    model = with_kernels(digit_network, change)
     scheme = combine.Default8BitClusterPreserveQuantizeScheme(preserve_sparsity=sparsity)
-    quantized = combine.strip_clustering_cqat(trained(model, scheme, fashion, optimizer()))
+    quantized = combine.strip_clustering_cqat(trained(model, scheme, digits, optimizer()))
     path = dqat.export_tflite(quantized, tmp_path / "model.tflite").path
     for name in PRUNED:
         before = model.get_layer(name).kernel.numpy()
@@ -113,29 +113,29 @@ def test_equal_weights_stay_equal_through_training_and_in_the_file(
             assert not kernel[before == 0].any() and not codes[np.moveaxis(before == 0, -1, 0)].any()
 
 
-def test_clusters_learn_as_their_weights_would(fashion, fashion_network):
+def test_clusters_learn_as_their_weights_would(digits, digit_network):
     """The network that lost accuracy to clustering gets most of it back."""
-    model = compiled(with_kernels(fashion_network, lambda kernel: clustered(pruned(kernel))))
-    before = model.evaluate(*fashion[1], verbose=0)[1]
-    quantized = trained(model, combine.Default8BitClusterPreserveQuantizeScheme(), fashion)
-    exact = fashion_network.evaluate(*fashion[1], verbose=0)[1]
-    assert quantized.evaluate(*fashion[1], verbose=0)[1] >= before + 0.5 * (exact - before)
+    model = compiled(with_kernels(digit_network, lambda kernel: clustered(pruned(kernel))))
+    before = model.evaluate(*digits[1], verbose=0)[1]
+    quantized = trained(model, combine.Default8BitClusterPreserveQuantizeScheme(), digits)
+    exact = digit_network.evaluate(*digits[1], verbose=0)[1]
+    assert quantized.evaluate(*digits[1], verbose=0)[1] >= before + 0.5 * (exact - before)
 
 
-def test_a_loaded_model_keeps_what_the_saved_one_kept(fashion, fashion_network, tmp_path):
-    model = with_kernels(fashion_network, lambda kernel: clustered(pruned(kernel)))
-    quantized = trained(model, combine.Default8BitClusterPreserveQuantizeScheme(), fashion)
+def test_a_loaded_model_keeps_what_the_saved_one_kept(digits, digit_network, tmp_path):
+    model = with_kernels(digit_network, lambda kernel: clustered(pruned(kernel)))
+    quantized = trained(model, combine.Default8BitClusterPreserveQuantizeScheme(), digits)
     quantized.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one in (quantized, loaded):
-        one.fit(*fashion[0], batch_size=64, epochs=1, verbose=0, shuffle=False)
+        one.fit(*digits[0], batch_size=64, epochs=1, verbose=0, shuffle=False)
     for name in PRUNED:
         kernel = loaded.get_layer(f"quant_{name}").weight_values()["kernel"].numpy()
         assert len(np.unique(kernel)) <= CLUSTERED
         np.testing.assert_array_equal(kernel, quantized.get_layer(f"quant_{name}").weight_values()["kernel"])
 
 
-def test_a_kernel_that_was_not_clustered_is_told_and_trains(fashion_network):
+def test_a_kernel_that_was_not_clustered_is_told_and_trains(digit_network):
     scheme = dqat.Scheme(kept="clusters")
     kernel = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32, name="wide")])

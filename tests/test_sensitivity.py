@@ -12,23 +12,23 @@ FOUR_BITS = dqat.Scheme.with_bits(4, 8, per_channel=False)
 
 
 @pytest.fixture(scope="module")
-def quantized(fashion, fashion_network):
+def quantized(digits, digit_network):
     """The network with 4-bit weights, one range per tensor, without training. Do not change it."""
-    model = dqat.quantize_model(fashion_network, scheme=FOUR_BITS)
-    calibrate(model, [fashion[0][0][:256]])
+    model = dqat.quantize_model(digit_network, scheme=FOUR_BITS)
+    calibrate(model, [digits[0][0][:256]])
     return model
 
 
 @pytest.fixture(scope="module")
-def found(fashion, quantized):
-    return sensitivity(quantized, fashion[1][0][:256], labels=fashion[1][1][:256])
+def found(digits, quantized):
+    return sensitivity(quantized, digits[1][0][:256], labels=digits[1][1][:256])
 
 
-def test_everything_in_float_is_the_float_model(fashion, fashion_network, quantized):
-    images = fashion[1][0][:64]
+def test_everything_in_float_is_the_float_model(digits, digit_network, quantized):
+    images = digits[1][0][:64]
     before = quantized(images).numpy()
     with in_float(quantized):
-        np.testing.assert_allclose(quantized(images), fashion_network(images), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(quantized(images), digit_network(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(quantized(images), before)
 
 
@@ -59,7 +59,7 @@ def test_a_tensor_keeps_its_range_where_the_one_that_has_it_is_in_float(rng):
         np.testing.assert_array_equal(np.split(outputs, 2, -1)[1 - off], np.split(quantized, 2, -1)[1 - off])
 
 
-def test_a_layer_of_two_bits_among_layers_of_eight_comes_first(fashion, fashion_network):
+def test_a_layer_of_two_bits_among_layers_of_eight_comes_first(digits, digit_network):
     two_bits = dqat.quantizers.LastValueQuantizer(2, per_axis=False, symmetric=True, narrow_range=True)
     config = Default8BitQuantizeConfig(["kernel"], [], True)
     config.weight_quantizer = two_bits
@@ -67,11 +67,11 @@ def test_a_layer_of_two_bits_among_layers_of_eight_comes_first(fashion, fashion_
     def marked(layer):
         return dqat.quantize_annotate_layer(layer, config if layer.name == "last" else None)
 
-    annotated = keras.models.clone_model(fashion_network, clone_function=marked)
-    annotated.set_weights(fashion_network.get_weights())
+    annotated = keras.models.clone_model(digit_network, clone_function=marked)
+    annotated.set_weights(digit_network.get_weights())
     model = dqat.quantize_apply(annotated)
-    calibrate(model, [fashion[0][0][:256]])
-    worst, *others = sensitivity(model, fashion[1][0][:128]).rows
+    calibrate(model, [digits[0][0][:256]])
+    worst, *others = sensitivity(model, digits[1][0][:128]).rows
     assert worst.layers == ("last",)
     assert worst.alone_db < others[0].alone_db - 6
     assert worst.without_db == max(row.without_db for row in (worst, *others))
@@ -89,16 +89,16 @@ def test_rows_hold_every_layer_and_every_tensor_but_the_inputs_once(quantized, f
     assert len(str(found).splitlines()) == 2 + len(found.rows)
 
 
-def test_chosen_layers_win_back_accuracy_in_the_integer_file(fashion, fashion_network, tmp_path):
+def test_chosen_layers_win_back_accuracy_in_the_integer_file(digits, digit_network, tmp_path):
     """8 bits, a network whose weights are made for trouble: one channel of one kernel is 100 times the others."""
-    model = keras.models.clone_model(fashion_network)
-    model.set_weights(fashion_network.get_weights())
+    model = keras.models.clone_model(digit_network)
+    model.set_weights(digit_network.get_weights())
     norm, after = model.get_layer("norm_0a"), model.get_layer("pointwise_0")
     factor = np.where(np.arange(12) == 5, 200.0, 1.0).astype(np.float32)
     norm.gamma.assign(norm.gamma * factor)
     norm.beta.assign(norm.beta * factor)
     after.kernel.assign(after.kernel / factor[:, None])
-    (images, _), (test_images, classes) = fashion
+    (images, _), (test_images, classes) = digits
 
     def exported(names):
         quantized = dqat.quantize_model(model, float_layers=names)
@@ -136,6 +136,6 @@ def test_wrong_budgets_are_refused(found, budget):
         found.choose(**budget)
 
 
-def test_a_metric_needs_labels(fashion, quantized):
+def test_a_metric_needs_labels(digits, quantized):
     with pytest.raises(ValueError, match="a metric needs labels"):
-        sensitivity(quantized, fashion[1][0][:8], metric="accuracy")
+        sensitivity(quantized, digits[1][0][:8], metric="accuracy")
