@@ -10,6 +10,7 @@ import tensorflow as tf
 from dqat.interception import listening
 from dqat.keras_api import keras
 from dqat.layer_parity import signal_to_noise
+from dqat.layers import xnnpack
 from dqat.model import QuantizedModel, named_quantizers, require_quantized
 
 
@@ -167,7 +168,7 @@ def quantized_values(model: QuantizedModel, samples: Any) -> dict[str, tuple[np.
         seen.setdefault(path, []).append((before.numpy(), after.numpy()))
         return after
 
-    with listening(model, listener):
+    with xnnpack.plain(), listening(model, listener):
         model(samples, training=False)
     found = {}
     for path, pairs in seen.items():

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.interception import methods_replaced
-from dqat.layers import QuantizedBidirectional, QuantizedLayer
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, xnnpack
 from dqat.model import QuantizedModel, named_quantizers, require_quantized
 from dqat.observers import EMPTY
 from dqat.quantizers import ACTIVATIONS, Quantizer, SharedQuantizer
@@ -29,7 +29,7 @@ def in_float(model: QuantizedModel, tensors: Container[str] | None = None) -> It
     def is_off(path: str) -> bool:
         return tensors is None or path in tensors
 
-    with methods_replaced(_replacements(model, is_off)):
+    with xnnpack.plain(), methods_replaced(_replacements(model, is_off)):
         yield
 
 

@@ -53,6 +53,7 @@ def simulate(layer, x):
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_the_simulation_is_tflites_integer_lstm(speech, use_bias, recurrent_dropout):
     """The integer reference equals the interpreter in every bit: see test_integer_lstm.py."""
+    keras.utils.set_random_seed(0)
     model, layer = quantized_lstm(16, return_sequences=True, use_bias=use_bias, recurrent_dropout=recurrent_dropout)
     for _ in range(3):
         model(speech[0][0][:64], training=True)

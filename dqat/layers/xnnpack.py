@@ -6,8 +6,10 @@ lies between two levels: a network has some of those for each sample, and its de
 Tensors are *levels* here: whole numbers as float32, a value over its scale. Sums of products are exact up to 2^24.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -23,6 +25,22 @@ layers = keras.layers
 Kernel = Callable[[list[tf.Tensor], list[tf.Tensor], tf.Tensor], tf.Tensor]
 
 
+_is_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("dqat_is_plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """While inside, calls that run eagerly compute in float32 up to each quantizer, as they do in training.
+
+    For those who look at what a quantizer changes: values moved to the file's integers are on its grid already.
+    """
+    token = _is_plain.set(True)
+    try:
+        yield
+    finally:
+        _is_plain.reset(token)
+
+
 def is_training(training: bool | tf.Tensor | None) -> bool:
     """Whether `training` is known to be true."""
     return training is not None and not tf.is_tensor(training) and bool(training)
@@ -34,7 +52,8 @@ def is_followed(training: bool | tf.Tensor | None, dtype: Any, *quantizers: Quan
     A SavedModel stays plain, so that other tools read it as they read any quantization-aware model.
     """
     quantized = all(one is not None and one.has_range and one.spec.num_bits == 8 for one in quantizers)
-    return not is_training(training) and quantized and dtype == tf.float32 and not serving.is_saving()
+    is_plain = _is_plain.get() or serving.is_saving()
+    return not is_training(training) and quantized and dtype == tf.float32 and not is_plain
 
 
 def is_known(scale: tf.Tensor) -> tf.Tensor:
