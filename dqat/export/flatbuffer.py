@@ -202,8 +202,9 @@ class Flatbuffer:
                 continue
             if (self.operator_name(before), self.operator_name(after[0])) == ("DEQUANTIZE", "QUANTIZE"):
                 operator.inputs = np.array([before.inputs[0], *operator.inputs[1:]], np.int32)
-                # The integers get the name that the floats had, by which they are known.
-                self.tensor(after[0].outputs[0]).name = self.tensor(operator.outputs[0]).name
+                (result,) = after[0].outputs
+                if result not in self.graph.outputs:  # the integers are known by the name that the floats had
+                    self.tensor(result).name = self.tensor(operator.outputs[0]).name
                 operator.outputs, after[0].outputs = after[0].outputs, []
         self.drop_unused()
 
