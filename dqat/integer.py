@@ -188,8 +188,10 @@ def lstm(
     cell_clip: float = 10.0,
     hidden: np.ndarray | None = None,
     cell: np.ndarray | None = None,
+    peepholes: np.ndarray | None = None,
+    peephole_scales: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """TFLite's integer UNIDIRECTIONAL_SEQUENCE_LSTM, without peephole, projection or layer norm, to the bit.
+    """TFLite's integer UNIDIRECTIONAL_SEQUENCE_LSTM, without projection or layer norm, to the bit.
 
     Gates are in TFLite's and Keras' order: input, forget, cell, output. After `lite/kernels/lstm_eval.cc`.
 
@@ -208,6 +210,9 @@ def lstm(
         cell_clip: where the cell state is clipped, as a real value; 0 for nowhere.
         hidden: int8 [batch, units], before the first timestep; None for zeros (the zero point).
         cell: int16 [batch, units], before the first timestep; None for zeros.
+        peepholes: int16 [3, units], symmetric: what input, forget and output gate see the cell state through; None
+            for an LSTM without.
+        peephole_scales: positive, [3]; with `peepholes`.
 
     Returns:
         The output, int8 [batch, time, units], and the last hidden and cell state.
@@ -232,6 +237,8 @@ def lstm(
         hidden_zero_point=hidden_zero_point,
         cell_scale=cell_scale,
         cell_clip=cell_clip,
+        peepholes=peepholes,
+        peephole_scales=np.asarray([] if peephole_scales is None else peephole_scales),
     )
 
 

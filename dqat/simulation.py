@@ -12,6 +12,7 @@ from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, Q
 from dqat.layers.bidirectional import merge_directions
 from dqat.layers.cell_form import activation_name
 from dqat.layers.keras_cells import GRUForm, SimpleRNNForm
+from dqat.layers.peephole_lstm import PEEPHOLES
 from dqat.model import named_quantizers, require_quantized
 from dqat.quantizers import Quantizer
 
@@ -163,7 +164,7 @@ def _weights(layer: QuantizedLayer) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if spec.axis is not None:
             shape[spec.axis] = -1
         steps = values[role].numpy() / np.where(scale == 0, 1, scale).reshape(shape)
-        found[role] = np.rint(steps).astype(np.int8), scale
+        found[role] = np.rint(steps).astype(np.int16 if spec.num_bits > 8 else np.int8), scale
     return found
 
 
@@ -226,9 +227,11 @@ def _bidirectional(layer: QuantizedBidirectional, x: Codes, settle: Settle) -> A
 
 
 def _lstm(layer: QuantizedLSTM, x: Codes) -> np.ndarray:
-    (kernel, kernel_scales), (recurrent, recurrent_scales) = _weights(layer).values()
-    units = layer.layer.units
-    bias = layer.layer.cell.bias.numpy() if layer.layer.use_bias else np.zeros(4 * units, np.float32)
+    weights, cell = _weights(layer), layer.layer.cell
+    (kernel, kernel_scales), (recurrent, recurrent_scales) = weights["kernel"], weights["recurrent_kernel"]
+    units = cell.units
+    bias = cell.bias.numpy() if cell.use_bias else np.zeros(4 * units, np.float32)
+    peepholes = [weights[role] for role in PEEPHOLES if role in weights]
     (hidden_scale, hidden_zero_point), (cell_scale, _) = grid(layer.hidden), grid(layer.cell_state)
     output, _, _ = integer.lstm(
         x.values,
@@ -242,6 +245,8 @@ def _lstm(layer: QuantizedLSTM, x: Codes) -> np.ndarray:
         hidden_scale=hidden_scale,
         hidden_zero_point=hidden_zero_point,
         cell_scale=cell_scale,
+        peepholes=np.stack([codes for codes, _ in peepholes]) if peepholes else None,
+        peephole_scales=[scale if scale > 0 else 1.0 for _, scale in peepholes],
     )
     return output
 

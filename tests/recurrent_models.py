@@ -121,9 +121,9 @@ UNROLLED = {
 if importlib.util.find_spec("tensorflow_addons"):  # it ended with TensorFlow 2.15
     import tensorflow_addons as tfa
 
+    FUSED["peephole lstm"] = cell(lambda: tfa.rnn.PeepholeLSTMCell(8))
     UNROLLED |= {
         "layer-norm lstm": cell(lambda: tfa.rnn.LayerNormLSTMCell(8)),
         "layer-norm simple rnn": cell(lambda: tfa.rnn.LayerNormSimpleRNNCell(8)),
         "nas": cell(lambda: tfa.rnn.NASCell(8)),
-        "peephole lstm": cell(lambda: tfa.rnn.PeepholeLSTMCell(8)),
     }

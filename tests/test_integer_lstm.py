@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_addons as tfa
 
 import dqat
 from dqat import integer
 from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.keras_api import keras
+from dqat.layers.peephole_lstm import PEEPHOLES
 
 BIASES = (12, 13, 14, 15)  # after TFLite's lstm_shared.h, as LstmTensors
 
@@ -17,7 +19,10 @@ def lstm_arguments(file, operator):
     scale = lambda index: file.parameters(operator.inputs[index])  # noqa: E731
     stacked = lambda places: np.stack([file.constant(operator.inputs[place]) for place in places])  # noqa: E731
     (input_scale, input_zero_point), (hidden_scale, hidden_zero_point) = scale(0), scale(LstmTensors.HIDDEN_STATE)
+    peepholes = [place for place in LstmTensors.PEEPHOLES if operator.inputs[place] >= 0]
     return {
+        "peepholes": stacked(peepholes) if peepholes else None,
+        "peephole_scales": [scale(place)[0] for place in peepholes],
         "input_weights": stacked(LstmTensors.INPUT_WEIGHTS),
         "recurrent_weights": stacked(LstmTensors.RECURRENT_WEIGHTS),
         "bias": stacked(BIASES),
@@ -60,12 +65,18 @@ def test_a_trained_stack_on_real_speech_is_equal_in_every_bit(exported, speech):
     assert len(np.unique(np.concatenate([got.ravel() for _, got in pairs]))) > 200
 
 
-@pytest.mark.parametrize("time", [29, 100, 200])
-def test_random_weights_and_data_are_equal_in_every_bit(rng, tmp_path, time):
+@pytest.mark.parametrize("time, cell", [(29, "plain"), (100, "plain"), (200, "plain"), (100, "peephole")])
+def test_random_weights_and_data_are_equal_in_every_bit(rng, tmp_path, time, cell):
     keras.utils.set_random_seed(time)
     inputs = keras.Input((time, 6))
-    lstm = keras.layers.LSTM(20, return_sequences=True, name="lstm")
+    if cell == "peephole":
+        lstm = keras.layers.RNN(tfa.rnn.PeepholeLSTMCell(20), return_sequences=True, name="lstm")
+    else:
+        lstm = keras.layers.LSTM(20, return_sequences=True, name="lstm")
     float_model = keras.Model(inputs, lstm(inputs))
+    if cell == "peephole":
+        for role in PEEPHOLES:
+            getattr(lstm.cell, role).assign(rng.normal(size=20))
     # Gates that saturate, and a cell state that reaches its clip.
     lstm.cell.kernel.assign(lstm.cell.kernel * 4.0)
     lstm.cell.bias.assign(rng.normal(size=80))
@@ -74,6 +85,8 @@ def test_random_weights_and_data_are_equal_in_every_bit(rng, tmp_path, time):
     for _ in range(2):
         model(data, training=True)
     path = dqat.export_tflite(model, tmp_path / "lstm.tflite").path
+    (operator,) = Flatbuffer(path.read_bytes()).lstms()
+    assert all((operator.inputs[place] >= 0) == (cell == "peephole") for place in LstmTensors.PEEPHOLES)
     for expected, got in compare(path, data):
         np.testing.assert_array_equal(got, expected)
 
@@ -110,6 +123,8 @@ WRONG = {
     "recurrent_weight_scales": [0.1, 0.1, 0.1, 0.0],
     "cell_scale": 0.001,
     "cell_clip": -1.0,
+    "peepholes": np.zeros((2, 5), np.int16),
+    "peephole_scales": [0.1, 0.1],
 }
 
 
@@ -127,6 +142,8 @@ def test_wrong_arguments_are_refused(name):
         "hidden_scale": 0.1,
         "hidden_zero_point": 0,
         "cell_scale": 2.0**-12,
+        "peepholes": np.zeros((3, 5), np.int16),
+        "peephole_scales": [0.1] * 3,
     }
     integer.lstm(**arguments)
     with pytest.raises(ValueError, match="scale" if "scale" in name else name):

@@ -13,6 +13,7 @@ import dqat
 from dqat.export.flatbuffer import Flatbuffer
 from dqat.keras_api import keras, register
 from dqat.layers import QuantizedRNN, cells
+from dqat.layers.peephole_lstm import PEEPHOLES
 from dqat.model import named_quantizers
 from dqat.streaming import Stream
 
@@ -67,7 +68,11 @@ def test_every_weight_and_point_is_in_the_coverage(quantized):
     assert any(row.tensor.endswith(("hidden", "output")) for row in rows)
 
 
-@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def peephole(units, **options):
+    return layers.RNN(tfa.rnn.PeepholeLSTMCell(units), **options)
+
+
+@pytest.mark.parametrize("make", [layers.LSTM, layers.GRU, layers.SimpleRNN, peephole])
 def test_without_ranges_and_with_unquantized_weights_it_is_keras_layer(frames, make, monkeypatch):
     importlib.import_module("dqat.rules")  # its tables begin with the fixed ranges
     monkeypatch.setattr(QuantizedRNN, "quantized_weights", lambda self: self.weight_values())
@@ -78,6 +83,21 @@ def test_without_ranges_and_with_unquantized_weights_it_is_keras_layer(frames, m
         model = chain(lambda options=options: make(7, **options))()
         layer = dqat.quantize_model(model).layers[2]
         np.testing.assert_allclose(layer(x), layer.layer(x), atol=2e-6)
+
+
+def test_peepholes_have_the_gradients_of_tensorflow_addons(frames, monkeypatch):
+    monkeypatch.setattr(QuantizedRNN, "quantized_weights", lambda self: self.weight_values())
+    x = tf.constant(frames[0][0][:16])
+    keras.utils.set_random_seed(0)
+    layer = dqat.quantize_model(chain(lambda: peephole(7))()).layers[2]
+    gradients = []
+    for one in (layer, layer.layer):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(one(x) ** 2)
+        gradients.append(tape.gradient(loss, [getattr(layer.layer.cell, role) for role in PEEPHOLES]))
+    for ours, theirs in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert np.abs(theirs).max() > 1e-3
 
 
 @pytest.mark.parametrize("reset_after", [True, False])

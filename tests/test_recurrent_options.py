@@ -71,6 +71,12 @@ WORKING = {
     "recurrent dropout": chain(lambda: layers.GRU(6, recurrent_dropout=0.2, dropout=0.2)),
     "nas with projection": cell(lambda: tfa.rnn.NASCell(8, projection=4)),
     "peephole without bias": cell(lambda: tfa.rnn.PeepholeLSTMCell(6, use_bias=False)),
+    "peephole, both directions": chain(
+        lambda: layers.Bidirectional(layers.RNN(tfa.rnn.PeepholeLSTMCell(6, dropout=0.1)))
+    ),
+    "peephole, states": states_of(
+        lambda: layers.RNN(tfa.rnn.PeepholeLSTMCell(6), return_state=True), lambda _, outputs, hidden, cell: outputs
+    ),
     "stacked cells": cell(lambda: layers.StackedRNNCells([layers.GRUCell(6), layers.SimpleRNNCell(5)])),
 }
 #: These are refused, with what stands here in the reason.

@@ -39,6 +39,17 @@ def test_an_exported_lstm_runs_on_a_microcontroller(trained, tmp_path):
     assert report.fallbacks == ()
 
 
+def test_peepholes_are_told_for_a_microcontroller(tmp_path):
+    tfa = pytest.importorskip("tensorflow_addons")
+    inputs = keras.Input((5, 4))
+    model = dqat.quantize_model(keras.Model(inputs, keras.layers.RNN(tfa.rnn.PeepholeLSTMCell(3))(inputs)))
+    for _ in range(2):
+        model(tf.random.stateless_normal([4, 5, 4], [1, 2]), training=True)
+    report = dqat.export_tflite(model, tmp_path / "model.tflite", target="microcontroller")
+    (fallback,) = report.fallbacks
+    assert fallback.certain and fallback.reason.endswith("takes it with no peepholes")
+
+
 def test_conditions_that_are_not_checked_are_told(trained, tmp_path):
     report = dqat.export_tflite(trained, pathlib.Path(tmp_path / "model.tflite"), target="edgetpu")
     assert [(fallback.operator, fallback.certain) for fallback in report.fallbacks] == [

@@ -39,9 +39,15 @@ void IntegerLstm(const IntegerLstmShape& shape, const IntegerLstmParameters& par
           gates[gate] = Saturate(
               first + MultiplyByQuantizedMultiplier(from_hidden, parameters.recurrent_multipliers[gate]));
         }
-        const int16_t i = FixedPointLogistic(gates[0]), f = FixedPointLogistic(gates[1]);
-        const int16_t g = FixedPointTanh(gates[2], 3), o = FixedPointLogistic(gates[3]);
         int16_t& c = cell[b * units + unit];
+        const auto seen = [&](int16_t gate, int peephole) {
+          if (parameters.peepholes == nullptr) return gate;
+          const int32_t product = parameters.peepholes[peephole * units + unit] * c;
+          return Saturate(gate +
+                          MultiplyByQuantizedMultiplier(product, parameters.peephole_multipliers[peephole]));
+        };
+        const int16_t i = FixedPointLogistic(seen(gates[0], 0)), f = FixedPointLogistic(seen(gates[1], 1));
+        const int16_t g = FixedPointTanh(gates[2], 3);
         const int16_t kept = Saturate(RoundingDivideByPowerOfTwo(f * c, 15));
         const int16_t added = Saturate(RoundingDivideByPowerOfTwo(i * g, 30 + parameters.cell_exponent));
         c = Saturate(kept + added);
@@ -49,6 +55,7 @@ void IntegerLstm(const IntegerLstmShape& shape, const IntegerLstmParameters& par
           c = std::min(std::max<int16_t>(c, static_cast<int16_t>(-parameters.cell_clip)),
                        parameters.cell_clip);
         }
+        const int16_t o = FixedPointLogistic(seen(gates[3], 2));
         const int32_t value = o * FixedPointTanh(c, 15 + parameters.cell_exponent);
         const int32_t scaled =
             MultiplyByQuantizedMultiplier(value, parameters.hidden_multiplier) + parameters.hidden_zero_point;

@@ -1,6 +1,5 @@
 // TFLite's integer LSTM (int8 input, weights and hidden state, int16 cell state), as a plain reference loop:
-// UNIDIRECTIONAL_SEQUENCE_LSTM without peephole, projection or layer norm, to the bit. After
-// lite/kernels/lstm_eval.cc.
+// UNIDIRECTIONAL_SEQUENCE_LSTM without projection or layer norm, to the bit. After lite/kernels/lstm_eval.cc.
 #ifndef DQAT_CORE_INTEGER_LSTM_H_
 #define DQAT_CORE_INTEGER_LSTM_H_
 
@@ -27,6 +26,10 @@ struct IntegerLstmParameters {
   QuantizedMultiplier hidden_multiplier;  // from Q0.30 to the hidden state's scale
   int cell_exponent = 0;                  // the cell state's scale is 2^cell_exponent; -15 to -9
   int16_t cell_clip = 0;                  // in the cell state's scale; 0 for none
+  // [3, units]: what input, forget and output gate see the cell state through, each with its multiplier to
+  // Q3.12; or null.
+  const int16_t* peepholes = nullptr;
+  QuantizedMultiplier peephole_multipliers[3];
 };
 
 // input [batch, time, inputs]; input_weights [4, units, inputs]; recurrent_weights [4, units, units]; bias

@@ -108,7 +108,8 @@ py::tuple Lstm(const Array<int8_t>& input, const Array<int8_t>& input_weights,
                const Array<int8_t>& hidden, const Array<int16_t>& cell, float input_scale,
                int32_t input_zero_point, const std::vector<float>& input_weight_scales,
                const std::vector<float>& recurrent_weight_scales, float hidden_scale,
-               int32_t hidden_zero_point, float cell_scale, float cell_clip) {
+               int32_t hidden_zero_point, float cell_scale, float cell_clip,
+               const std::optional<Array<int16_t>>& peepholes, const std::vector<float>& peephole_scales) {
   if (input.ndim() != 3) throw py::value_error("input must be int8 [batch, time, inputs]");
   if (recurrent_weights.ndim() != 3)
     throw py::value_error("recurrent_weights must be int8 [4, units, units]");
@@ -146,6 +147,16 @@ py::tuple Lstm(const Array<int8_t>& input, const Array<int8_t>& input_weights,
   parameters.cell_exponent = exponent - 1;
   if (!(cell_clip >= 0.0f)) throw py::value_error("cell_clip must not be negative (0 stands for none)");
   parameters.cell_clip = static_cast<int16_t>(std::min(cell_clip / cell_scale, 32767.0f));
+  if (peepholes) {
+    RequireShape(*peepholes, "peepholes", {3, units});
+    if (peephole_scales.size() != 3) throw py::value_error("peephole_scales must have 3 values");
+    parameters.peepholes = peepholes->data();
+    for (int gate = 0; gate < 3; ++gate) {
+      RequireScale(peephole_scales[gate]);
+      const double factor = static_cast<double>(peephole_scales[gate]) * cell_scale * 4096.0;
+      parameters.peephole_multipliers[gate] = core::QuantizeMultiplier(factor);
+    }
+  }
 
   Array<int8_t> output({batch, time, units});
   Array<int8_t> last_hidden({batch, units});
@@ -173,7 +184,7 @@ void BindIntegerKernels(py::module_& module) {
              py::arg("bias"), py::arg("hidden"), py::arg("cell"), py::kw_only(), py::arg("input_scale"),
              py::arg("input_zero_point"), py::arg("input_weight_scales"), py::arg("recurrent_weight_scales"),
              py::arg("hidden_scale"), py::arg("hidden_zero_point"), py::arg("cell_scale"),
-             py::arg("cell_clip"));
+             py::arg("cell_clip"), py::arg("peepholes"), py::arg("peephole_scales"));
 }
 
 }  // namespace dqat

@@ -29,6 +29,7 @@ class LstmTensors:
     INPUT = 0
     INPUT_WEIGHTS = (1, 2, 3, 4)  # input, forget, cell, output gate: Keras' order
     RECURRENT_WEIGHTS = (5, 6, 7, 8)
+    PEEPHOLES = (9, 10, 11)  # input, forget, output gate
     HIDDEN_STATE = 18
     CELL_STATE = 19
     EFFECTIVE_HIDDEN_SCALE = 4  # of the intermediates
@@ -155,6 +156,27 @@ class Flatbuffer:
                 tensor.quantization = schema.QuantizationParametersT()
                 tensor.quantization.scale = np.array([2.0**-12], np.float32)
                 tensor.quantization.zeroPoint = np.array([0], np.int64)
+
+    def set_peephole(self, lstm: Any, place: int, codes: np.ndarray, scale: float) -> None:
+        """Gives an integer LSTM a vector through which a gate sees the cell state.
+
+        Args:
+            lstm: one of `lstms()`.
+            place: one of `LstmTensors.PEEPHOLES`.
+            codes: int16 [units].
+            scale: of the codes.
+        """
+        tensor, buffer = schema.TensorT(), schema.BufferT()
+        buffer.data = np.frombuffer(codes.astype(np.int16).tobytes(), np.uint8)
+        tensor.name = self.tensor(lstm.outputs[0]).name + f"/peephole{place}".encode()
+        tensor.shape, tensor.hasRank = np.array(codes.shape, np.int32), True
+        tensor.type, tensor.buffer = schema.TensorType.INT16, len(self.model.buffers)
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = np.array([scale], np.float32)
+        tensor.quantization.zeroPoint = np.array([0], np.int64)
+        self.model.buffers.append(buffer)
+        lstm.inputs[place] = len(self.graph.tensors)
+        self.graph.tensors.append(tensor)
 
     def set_scale(self, index: int, scale: float) -> None:
         """Replaces the scale of a tensor that is quantized per tensor."""

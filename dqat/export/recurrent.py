@@ -104,7 +104,8 @@ def _recurrent(layer: keras.layers.Layer) -> list[QuantizedRNN]:
 
 def gate_weights(layer: QuantizedLSTM) -> dict[str, np.ndarray]:
     """The fake-quantized kernels of an LSTM as Keras shapes them, [inputs, 4 * units]."""
-    return {role: weight.numpy().reshape(weight.shape[0], -1) for role, weight in layer.quantized_weights().items()}
+    found = layer.quantized_weights()
+    return {role: found[role].numpy().reshape(found[role].shape[0], -1) for role in ("kernel", "recurrent_kernel")}
 
 
 class StreamStates:
@@ -194,18 +195,18 @@ def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates, zeros: It
 
 
 def _fused(layer: QuantizedLSTM, x: Any) -> Any:
-    """A Keras LSTM in the form of which the converter makes TFLite's operator."""
-    flipped = layer.layer.go_backwards
+    """A Keras LSTM in the form of which the converter makes TFLite's operator; without peepholes."""
+    cell, flipped = layer.layer.cell, layer.layer.go_backwards
     if flipped:
         x = Run(lambda tensor: tf.reverse(tensor, [1]), name=f"{layer.name}_flipped")(x)
     copy = keras.layers.LSTM(
-        layer.layer.units, return_sequences=layer.layer.return_sequences, unit_forget_bias=False, name=layer.name
+        cell.units, return_sequences=layer.layer.return_sequences, unit_forget_bias=False, name=layer.name
     )
     outputs = copy(x)
     for role, value in gate_weights(layer).items():
         getattr(copy.cell, role).assign(value)
-    if layer.layer.use_bias:
-        copy.cell.bias.assign(layer.layer.cell.bias)
+    if cell.use_bias:
+        copy.cell.bias.assign(cell.bias)
     return Run(lambda tensor: fake_quant(tensor, layer.hidden), name=f"{layer.name}_output")(outputs)
 
 

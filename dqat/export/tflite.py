@@ -27,8 +27,9 @@ from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.export.trial import require_that_it_runs
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN, QuantizeWrapper
+from dqat.layers.peephole_lstm import PEEPHOLES
 from dqat.model import float32_model, named_quantizers, require_quantized
-from dqat.quantizers import Quantizer
+from dqat.quantizers import Quantizer, range_scale
 
 #: The converter computes a scale from the range in other ways than dqat; they agree to this.
 _SCALE_TOLERANCE = 1e-6
@@ -135,8 +136,9 @@ def _activation_type(model: keras.Model) -> str:
         if isinstance(layer, QuantizedLayer):
             specs |= {f"{layer.name}/{role}": spec for role, spec in layer.weight_specs().items()}
     activations = {path for path, _ in named_quantizers(model)}
-    # A power of two stands for an LSTM's cell state, in 16 bits there.
-    specs = {path: spec for path, spec in specs.items() if not spec.power_of_two}
+    # In an LSTM operator the cell state (its scale is a power of two) and peepholes have 16 bits.
+    peepholes = {f"{path}/{role}" for path in fused_lstms(model) for role in PEEPHOLES}
+    specs = {path: spec for path, spec in specs.items() if not spec.power_of_two and path not in peepholes}
     bits = {spec.num_bits for path, spec in specs.items() if path in activations}
     expected = 16 if bits == {16} and all(spec.symmetric for spec in specs.values()) else 8
     # Vectors inside cells are activations to TFLite.
@@ -227,7 +229,7 @@ def _match_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tuple[Quant
     """The layers and the file's LSTM operators, recognised by their recurrent weights: names get lost."""
     found = []
     for path, layer in fused_lstms(model).items():
-        units = layer.layer.units
+        units = layer.layer.cell.units
         weights = gate_weights(layer)["recurrent_kernel"][:, :units].T
         for lstm in flatbuffer.lstms():
             stored = flatbuffer.constant(lstm.inputs[LstmTensors.RECURRENT_WEIGHTS[0]])
@@ -399,6 +401,7 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
                 for place in (*LstmTensors.INPUT_WEIGHTS, *LstmTensors.RECURRENT_WEIGHTS)
             ]
             if all(np.array_equal(a, b) for a, b in zip(stored, trained, strict=True)):
+                _set_peepholes(layer, codes, flatbuffer, lstm)
                 found.append((layer, lstm))
                 break
         else:
@@ -418,6 +421,15 @@ def _match_integer_lstms(model: keras.Model, flatbuffer: Flatbuffer) -> list[tup
             if not any(np.array_equal(constant, stored) for constant in constants.get(stored.size, [])):
                 raise ExportError(f"the file has no tensor with the trained weights {layer.name}/{role}")
     return found
+
+
+def _set_peepholes(layer: QuantizedLSTM, codes: dict[str, np.ndarray], flatbuffer: Flatbuffer, lstm: object) -> None:
+    """The converter makes its LSTM of a Keras layer, which has none."""
+    ranges, specs = layer.weight_ranges(), layer.weight_specs()
+    for place, role in zip(LstmTensors.PEEPHOLES, PEEPHOLES, strict=True):
+        if role in codes:
+            scale = range_scale(ranges[role], specs[role]).numpy()
+            flatbuffer.set_peephole(lstm, place, codes[role], scale if scale > 0 else 1.0)
 
 
 def _write_atomically(path: pathlib.Path, content: bytes) -> None:

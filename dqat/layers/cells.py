@@ -160,6 +160,11 @@ _ADDONS_FORMS: dict[str, type[CellForm]] = {
 }
 
 
+def is_peephole_cell(cell: keras.layers.Layer) -> bool:
+    """Whether a float cell is tensorflow-addons' LSTM with peepholes."""
+    return type(cell).__module__.startswith("tensorflow_addons.") and type(cell).__name__ == "PeepholeLSTMCell"
+
+
 def form_of(cell: keras.layers.Layer) -> CellForm:
     """The form of a float cell.
 

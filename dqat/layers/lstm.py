@@ -1,48 +1,20 @@
 """An LSTM that trains on the quantization points of TFLite's integer UNIDIRECTIONAL_SEQUENCE_LSTM."""
 
+import dataclasses
 from typing import Any
 
 import tensorflow as tf
 
 from dqat.keras_api import register
 from dqat.layers.cell_form import CellForm, State
-from dqat.layers.lstm_rounding import LstmRounding
-from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values, lstm_sequence
+from dqat.layers.lstm_form import PRODUCT_SCALES, FusedLSTMForm
+from dqat.layers.lstm_sequence import GATES, lstm_sequence
+from dqat.layers.peephole_lstm import PEEPHOLES, FusedPeepholeForm
 from dqat.layers.recurrent import QuantizedRNN
 from dqat.quantizers import Quantizer, range_scale
+from dqat.specs import QuantizerSpec
 
-#: Beside the weights: what each gate's products are rescaled by, see `dqat.ops.quantized_lstm`.
-PRODUCT_SCALES = "product_scales"
-
-
-class FusedLSTMForm(CellForm):
-    """`LSTMCell` as TFLite's integer operator computes it, all gates in 16 bits."""
-
-    is_one_operator = True
-
-    def matrices(self) -> dict[str, tf.Tensor]:
-        """Both kernels as [inputs, gates, units]."""
-        found = super().matrices()
-        return {role: tf.reshape(weight, [-1, GATES, self.cell.units]) for role, weight in found.items()}
-
-    def _flat(self, weight: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(weight, [-1, GATES * self.cell.units])
-
-    def project(self, x, run):
-        """The inputs' share of the gates, not quantized: the operator sums it up in 16 bits."""
-        projected = tf.matmul(x, self._flat(run.weights["kernel"]))
-        return projected + run.weights["bias"] if "bias" in run.weights else projected
-
-    def step(self, projected, states, run):
-        """See `CellForm.step`."""
-        h, c = states
-        scales = run.weights.get(PRODUCT_SCALES)
-        rounding = None if scales is None else LstmRounding.of(scales, run.levels("cell_state").scale)
-        recurrent = tf.matmul(run.dropped(h), self._flat(run.weights["recurrent_kernel"]))
-        c, gate = cell_values(projected, recurrent, c, rounding)
-        c = run.point("cell_state", c, kind="cell_state")
-        h = run.point("hidden", gate * cell_tanh(c, rounding))
-        return h, (h, c)
+_FORMS = {"LSTMCell": FusedLSTMForm, "PeepholeLSTMCell": FusedPeepholeForm}
 
 
 @register("dqat")
@@ -54,12 +26,12 @@ class QuantizedLSTM(QuantizedRNN):
 
     Quantization points, as in `lite/kernels/lstm_eval.cc`, LstmEval8x8_16: each gate's two weight matrices
     symmetric int8 per tensor; gate pre-activations saturate at ±8; the cell state int16 with a power-of-two
-    scale, clipped at ±10; the hidden state int8 with one range for all timesteps and the output. The input
-    must be quantized by the layer before.
+    scale, clipped at ±10; the hidden state int8 with one range for all timesteps and the output; peephole vectors
+    symmetric int16. The input must be quantized by the layer before.
 
     Args:
-        layer: a `keras.layers.LSTM` with tanh and sigmoid, which neither takes states nor returns them: the
-            operator's cell state is its own.
+        layer: a `keras.layers.LSTM`, or an RNN over tensorflow-addons' `PeepholeLSTMCell`, with tanh and sigmoid, which
+            neither takes states nor returns them: the operator's cell state is its own.
         weight: quantizer of the kernels, seen as [inputs, gates, units].
         activation: quantizer of the hidden state.
         observer: how ranges are found.
@@ -67,12 +39,17 @@ class QuantizedLSTM(QuantizedRNN):
     """
 
     def _form(self) -> CellForm:
-        return FusedLSTMForm(self.layer.cell)
+        return _FORMS[type(self.layer.cell).__name__](self.layer.cell)
+
+    def weight_specs(self) -> dict[str, QuantizerSpec]:
+        """The kernels as `weight` says, peephole vectors in TFLite's 16 bits."""
+        vector = dataclasses.replace(self.weight, num_bits=16, axis=None)
+        return super().weight_specs() | {role: vector for role in PEEPHOLES if role in self.form.matrices()}
 
     def _sequence(self, x: tf.Tensor, states: State, mask: tf.Tensor | None, training: Any) -> Any:
-        if self.layer.cell.recurrent_dropout:
+        if self.layer.cell.recurrent_dropout or not self.form.is_one_operation:
             return super()._sequence(x, states, mask, training)
-        weights = (tf.reshape(weight, [-1, GATES * self.layer.units]) for weight in self.weights_in_use().values())
+        weights = (tf.reshape(weight, [-1, GATES * self.layer.cell.units]) for weight in self.weights_in_use().values())
         others = self._biases()
         outputs, states, records = lstm_sequence(
             x,
@@ -97,9 +74,12 @@ class QuantizedLSTM(QuantizedRNN):
         if source is None or not float32 or [spec.num_bits for spec in specs] != [8, 16]:
             return found
         ranges, weights = self.weight_ranges(), self.weight_specs()
-        sources = {"kernel": source, "recurrent_kernel": self.hidden}
-        scales = [quantizer.scale() * range_scale(ranges[role], weights[role]) for role, quantizer in sources.items()]
-        return found | {PRODUCT_SCALES: tf.stack([tf.broadcast_to(scale, [GATES]) for scale in scales])}
+        scales = {role: range_scale(ranges[role], spec) for role, spec in weights.items()}
+        factors = [source.scale() * scales["kernel"], self.hidden.scale() * scales["recurrent_kernel"]]
+        if PEEPHOLES[0] in scales:
+            to_input, to_forget, to_output = (self.cell_state.scale() * scales[role] for role in PEEPHOLES)
+            factors.append(tf.stack([to_input, to_forget, 1.0, to_output]))
+        return found | {PRODUCT_SCALES: tf.stack([tf.broadcast_to(factor, [GATES]) for factor in factors])}
 
     @property
     def hidden(self) -> Quantizer:

@@ -1,6 +1,7 @@
 """How TFLite's integer LSTM rounds, in plain operations: `cc/core/lstm_element.h` as a composition."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +70,8 @@ class LstmRounding(NamedTuple):
     """The roundings of one layer.
 
     Attributes:
-        shift: int32 [2, 4, 1]: bits that the sums keep until they are rounded again, of inputs and hidden states.
+        shift: int32 [shares, 4, 1]: bits that each share of the sums keeps until it is rounded again: inputs, hidden
+            states and, where there are peepholes, cell states.
         cell_exponent: int32 scalar; the cell state's scale is 2 to this.
         is_known: bool scalar; where false, nothing is rounded.
     """
@@ -80,7 +82,7 @@ class LstmRounding(NamedTuple):
 
     @classmethod
     def of(cls, product_scales: tf.Tensor, cell_scale: tf.Tensor) -> "LstmRounding":
-        """From what `dqat.ops.quantized_lstm` calls so, and the scale of the cell state."""
+        """From what `dqat.ops.quantized_lstm` calls so, with a row more for peepholes, and the cell state's scale."""
         scales = tf.stop_gradient(product_scales)
         factors = scales * 4096.0
         known = (factors > 0.0) & tf.math.is_finite(factors)
@@ -92,24 +94,27 @@ class LstmRounding(NamedTuple):
         exponent = tf.clip_by_value(exponent, _LEAST_EXPONENT, _MOST_EXPONENT)
         return cls(shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
 
-    def gates(self, from_inputs: tf.Tensor, from_hidden: tf.Tensor, clipped: tf.Tensor) -> list[tf.Tensor]:
-        """i, f, g and o after their activations.
+    def gates(
+        self, shares: Sequence[tf.Tensor], clipped: tf.Tensor, which: tuple[int, ...] = (0, 1, 2, 3)
+    ) -> list[tf.Tensor]:
+        """Gates after their activations: of i, f, g and o those in `which`.
 
         Args:
-            from_inputs: float32 [batch, 4 * units]: the inputs' share of the sums.
-            from_hidden: the hidden state's.
-            clipped: the sum of both, within the bounds of 16 bits: what gradients go to.
+            shares: float32 [batch, gates * units] each: of the sums, in the order of `shift`.
+            clipped: the sum of all, within the bounds of 16 bits: what gradients go to.
+            which: gates.
         """
-        units = clipped.shape[-1] // 4
+        count = len(which)
+        units = clipped.shape[-1] // count
         codes = 0
-        for share, sums in enumerate((from_inputs, from_hidden)):
-            shift = tf.repeat(self.shift[share], units, axis=1)
-            sums = tf.reshape(sums, [-1, 4, units])
+        for share, shifts in zip(shares, tf.unstack(self.shift)[: len(shares)], strict=True):
+            shift = tf.repeat(tf.gather(shifts, which), units, axis=1)
+            sums = tf.reshape(share, [-1, count, units])
             code = _shifted_right(_nearest(sums * _power(shift + 12)), shift)
             codes = _saturated(codes + code)
-        sums = tf.unstack(tf.reshape(clipped, [-1, 4, units]), axis=1)
+        sums = tf.unstack(tf.reshape(clipped, [-1, count, units]), axis=1)
         found = []
-        for gate, (code, x) in enumerate(zip(tf.unstack(codes, axis=1), sums, strict=True)):
+        for gate, code, x in zip(which, tf.unstack(codes, axis=1), sums, strict=True):
             is_tanh = gate == 2
             rounded = self._looked_up(_table(3 if is_tanh else None), code)
             value = tf.where(self.is_known, rounded, tf.tanh(x) if is_tanh else tf.sigmoid(x))
@@ -122,7 +127,7 @@ class LstmRounding(NamedTuple):
         kept = _shifted_right(f_code * self._cell_code(cell), tf.constant(15))
         added = _shifted_right(i_code * g_code, 30 + self.cell_exponent)
         rounded = tf.cast(kept + added, tf.float32) * _power(self.cell_exponent)
-        rounded += tf.reduce_sum(tf.reshape(sums * 0.0, [-1, 4, cell.shape[-1]]), axis=1)
+        rounded += tf.reduce_sum(tf.reshape(sums * 0.0, [-1, sums.shape[-1] // cell.shape[-1], cell.shape[-1]]), axis=1)
         smooth = f * cell + i * g
         return _instead(smooth, tf.stop_gradient(tf.where(self.is_known, rounded, smooth)))
 

@@ -40,7 +40,7 @@ def cell_values(
         i, f, g, o = tf.sigmoid(i), tf.sigmoid(f), tf.tanh(g), tf.sigmoid(o)
         cell = f * cell_before + i * g
     else:
-        i, f, g, o = rounding.gates(projected, recurrent, sums)
+        i, f, g, o = rounding.gates((projected, recurrent), sums)
         cell = rounding.cell_sum(i, f, g, cell_before, sums)
     return tf.clip_by_value(cell, -CELL_CLIP, CELL_CLIP), o
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqat.graph import Call, Tensor
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLSTM, QuantizedRNN
-from dqat.layers.cells import form_of
+from dqat.layers.cells import form_of, is_peephole_cell
 from dqat.rules.context import Context, refuse
 
 layers = keras.layers
@@ -106,11 +106,12 @@ def _require_free_states(layer: layers.Layer, context: Context) -> None:
 
 def _is_fused(layer: layers.RNN, context: Context) -> bool:
     """Whether the layer is TFLite's LSTM operator, which keeps its states to itself and has no 16x8 kernel."""
+    cell = layer.cell
     return (
-        type(layer) is layers.LSTM
+        (type(layer) is layers.LSTM or is_peephole_cell(cell))
         and not context.scheme.is_16x8
-        and layer.activation is keras.activations.tanh
-        and layer.recurrent_activation is keras.activations.sigmoid
+        and cell.activation is keras.activations.tanh
+        and cell.recurrent_activation is keras.activations.sigmoid
         and not layer.return_state
         and not context.has_initial_state
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dqat.export.flatbuffer import LstmTensors
 from dqat.export.inspection import Operator, Subgraph, Tensor
 
 #: Takes an operator and its graph; says whether the condition holds.
@@ -130,6 +131,10 @@ def _joined_zeros(operator: Operator, graph: Subgraph) -> bool:
     return not constants or (zeros and len(inputs) - len(constants) == 1)
 
 
+def _no_peepholes(operator: Operator, graph: Subgraph) -> bool:
+    return all(operator.inputs[place] < 0 for place in LstmTensors.PEEPHOLES)
+
+
 CONDITIONS: dict[str, Condition] = {
     "same_dilation": _same_dilation,
     "no_activation": _no_activation,
@@ -151,4 +156,5 @@ CONDITIONS: dict[str, Condition] = {
     "constant_size": _constant_size,
     "computed_input": _computed_input,
     "joined_zeros": _joined_zeros,
+    "no_peepholes": _no_peepholes,
 }

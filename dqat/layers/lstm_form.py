@@ -1,0 +1,52 @@
+"""The LSTM's form as TFLite's integer operator computes it."""
+
+import tensorflow as tf
+
+from dqat.layers.cell_form import CellForm, Numerics
+from dqat.layers.lstm_rounding import LstmRounding
+from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values
+
+#: Beside the weights: what each gate's products are rescaled by, see `dqat.ops.quantized_lstm`.
+PRODUCT_SCALES = "product_scales"
+
+
+class FusedLSTMForm(CellForm):
+    """`LSTMCell` as TFLite's integer operator computes it, all gates in 16 bits.
+
+    Attributes:
+        is_one_operation: the time loop can be `dqat.ops.quantized_lstm`.
+    """
+
+    is_one_operator = True
+    is_one_operation = True
+
+    def matrices(self) -> dict[str, tf.Tensor]:
+        """Both kernels as [inputs, gates, units]."""
+        found = super().matrices()
+        return {role: tf.reshape(weight, [-1, GATES, self.cell.units]) for role, weight in found.items()}
+
+    def _flat(self, weight: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(weight, [-1, GATES * self.cell.units])
+
+    def project(self, x, run):
+        """The inputs' share of the gates, not quantized: the operator sums it up in 16 bits."""
+        projected = tf.matmul(x, self._flat(run.weights["kernel"]))
+        return projected + run.weights["bias"] if "bias" in run.weights else projected
+
+    def recurrent_product(self, hidden: tf.Tensor, run: Numerics) -> tf.Tensor:
+        """The hidden state's share."""
+        return tf.matmul(run.dropped(hidden), self._flat(run.weights["recurrent_kernel"]))
+
+    def rounding(self, run: Numerics) -> LstmRounding | None:
+        """The integer kernel's; None where the scales are not given."""
+        scales = run.weights.get(PRODUCT_SCALES)
+        return None if scales is None else LstmRounding.of(scales, run.levels("cell_state").scale)
+
+    def step(self, projected, states, run):
+        """See `CellForm.step`."""
+        h, c = states
+        rounding = self.rounding(run)
+        c, gate = cell_values(projected, self.recurrent_product(h, run), c, rounding)
+        c = run.point("cell_state", c, kind="cell_state")
+        h = run.point("hidden", gate * cell_tanh(c, rounding))
+        return h, (h, c)
