@@ -25,7 +25,7 @@ TENSORFLOW := 'tensorflow==2.21.*' 'tf_keras==2.21.*'
 EXTRAS := test
 BUILD := -C cmake.define.DQAT_CUDA=OFF
 TESTS := $(addprefix tests/test_,$(addsuffix .py,algorithms annotate export model native \
-  observers quantize subclassed targets tfmot_examples))
+  observers quantize saving subclassed targets tfmot_examples))
 else
 $(error LANE must be home or current, got $(LANE))
 endif

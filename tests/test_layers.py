@@ -9,10 +9,13 @@ from layer_table import LEAST_EQUAL, ROWS
 
 import dqat
 from dqat.export.flatbuffer import Flatbuffer
+from dqat.export.inspection import inspect_tflite
 from dqat.keras_api import keras
 from dqat.rules import absent
 
 layers = keras.layers
+#: Rows that TensorFlow 2.21's default kernels compute wrongly: BATCH_MATMUL there, see docs/limits.md.
+WRONG_ON_CURRENT = ("Attention", "Attention, causal", "AdditiveAttention", "Dot")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,9 @@ def test_a_saved_model_is_the_same_bit_for_bit(trained_row, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_integer_file_is_what_was_simulated(trained_row, tmp_path, name):
+def test_the_integer_file_is_what_was_simulated(trained_row, tmp_path, name, request):
+    if name in WRONG_ON_CURRENT and not tf.__version__.startswith("2.15."):
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the runtime's kernel is wrong: docs/limits.md"))
     model, inputs = trained_row(name)
     report = dqat.export_tflite(model, tmp_path / "model.tflite")
     assert Flatbuffer(report.path.read_bytes()).float_tensors() == []
@@ -66,6 +71,16 @@ def test_the_integer_file_is_what_was_simulated(trained_row, tmp_path, name):
     assert parity.within_1_lsb >= ROWS[name].least
     assert parity.max_lsb <= ROWS[name].largest
     assert len(np.unique(parity.integer)) > 5
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if "MultiHeadAttention" in name])
+def test_keys_and_values_have_the_zero_point_0(trained_row, tmp_path, name):
+    """TensorFlow 2.21's XNNPACK leaves another one out."""
+    report = dqat.export_tflite(trained_row(name)[0], tmp_path / "model.tflite")
+    graph = inspect_tflite(report.path).subgraphs[0]
+    products = [operator for operator in graph.operators if operator.name == "BATCH_MATMUL"]
+    assert products
+    assert [graph.tensors[operator.inputs[1]].zero_points[0] for operator in products] == [0] * len(products)
 
 
 def test_ranges_that_cannot_be_one_are_named_at_once():

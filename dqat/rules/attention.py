@@ -10,6 +10,9 @@ from dqat.rules.context import Context, Rule, refuse
 
 layers = keras.layers
 _FIXED = {"weights": FIXED["Sigmoid"], "tanh": FIXED["Tanh"]}
+#: What stands second in a product of two tensors of MultiHeadAttention. XNNPACK, as TensorFlow 2.21 has it, computes
+#: BATCH_MATMUL as if that tensor's zero point were 0, so it is.
+_SECOND = ("key", "value")
 
 
 def _points(layer: layers.Layer, context: Context) -> dict[str, Quantizer]:
@@ -17,7 +20,7 @@ def _points(layer: layers.Layer, context: Context) -> dict[str, Quantizer]:
     if len(is_causal) > 1:
         raise refuse(layer, "it is called with use_causal_mask and without", "Use two layers")
     roles = attention_points(layer, is_causal.pop() or getattr(layer, "causal", False))
-    return {role: context.quantizer(role, _FIXED.get(role)) for role in roles}
+    return {role: context.quantizer(role, _FIXED.get(role), symmetric=role in _SECOND) for role in roles}
 
 
 def _attention(layer: layers.Attention, context: Context) -> list[layers.Layer]:

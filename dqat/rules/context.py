@@ -1,7 +1,7 @@
 """What a rule is, and what it knows beside its layer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dqat.graph import Call
 from dqat.keras_api import keras
@@ -55,10 +55,11 @@ class Context:
         """Whether a recurrent layer is called with initial states beside its input."""
         return any(len(call.inputs) > 1 for call in self.calls)
 
-    def quantizer(self, role: str, fixed: Fixed | None = None) -> Quantizer:
-        """A quantizer of activations inside a layer."""
-        fixed = prescribed(fixed, self.scheme.activation.num_bits)
-        return Quantizer(self.scheme.activation, fixed or self.scheme.observer, name=role)
+    def quantizer(self, role: str, fixed: Fixed | None = None, *, symmetric: bool = False) -> Quantizer:
+        """A quantizer of activations inside a layer, with the zero point 0 on request."""
+        spec = self.scheme.activation
+        fixed = prescribed(fixed, spec.num_bits)
+        return Quantizer(replace(spec, symmetric=True) if symmetric else spec, fixed or self.scheme.observer, name=role)
 
     def output(self, layer: keras.layers.Layer, role: str = "output", fixed: Fixed | None = None) -> Quantizer:
         """The quantizer of what the layer gives to others, in the range that it shares with them.
