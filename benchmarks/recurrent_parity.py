@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Annotated, Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -34,6 +35,18 @@ from datasets import Samples, japanese_vowels, smartwatch  # noqa: E402
 
 layers = keras.layers
 UNITS = 32
+
+
+def _decoding(kind: type[layers.RNN]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Two layers on the same sequence, of which the second begins with the states that the first ends with."""
+
+    def run(x: tf.Tensor) -> tf.Tensor:
+        _, *states = kind(UNITS, return_state=True)(x)
+        return kind(UNITS)(x, initial_state=states)
+
+    return run
+
+
 #: By name: the recurrent layers of a model, in order.
 CELLS = {
     "lstm": lambda: [layers.LSTM(UNITS)],
@@ -42,6 +55,8 @@ CELLS = {
     "gru": lambda: [layers.GRU(UNITS)],
     "gru, reset before": lambda: [layers.GRU(UNITS, reset_after=False)],
     "simple rnn": lambda: [layers.SimpleRNN(UNITS)],
+    "lstm, encoder and decoder": lambda: [_decoding(layers.LSTM)],
+    "gru, encoder and decoder": lambda: [_decoding(layers.GRU)],
     "layer-norm lstm": lambda: [layers.RNN(tfa.rnn.LayerNormLSTMCell(UNITS))],
     "layer-norm simple rnn": lambda: [layers.RNN(tfa.rnn.LayerNormSimpleRNNCell(UNITS))],
     "peephole lstm": lambda: [layers.RNN(tfa.rnn.PeepholeLSTMCell(UNITS))],

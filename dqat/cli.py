@@ -239,6 +239,7 @@ def export(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=0, help="Samples a call; 0 for any number.")] = 1,
     streaming: Annotated[bool, typer.Option("--streaming", help="One frame a call, for recurrent models.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Recurrent cells in a loop, not one after another.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a trained quantization-aware model as an integer-only TFLite file.
@@ -248,9 +249,8 @@ def export(
     with _errors_in_one_line(), _native_words_hidden():
         import dqat
 
-        report = dqat.export_tflite(
-            _load(model), file, target=target, io=io, batch_size=batch_size or None, streaming=streaming
-        )
+        options = {"target": target, "io": io, "streaming": streaming, "loop": loop}
+        report = dqat.export_tflite(_load(model), file, batch_size=batch_size or None, **options)
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:

@@ -104,6 +104,7 @@ def saved(trained, float_trained, exported, speech, tmp_path_factory):
         ("quantize text.keras out.keras", "text.keras can't be loaded as a Keras model"),
         ("quantize float.keras out.txt", "output must end in .keras or .h5, got"),
         ("quantize qat.keras out.keras", "is quantized already"),
+        ("export qat.keras out.tflite --loop", "is one already: leave it out"),
         (
             "quantize float.keras out.keras --range-sync sometimes",
             "one of delayed, exact, off, got 'sometimes'",

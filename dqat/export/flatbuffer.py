@@ -22,6 +22,9 @@ _FLOAT_TYPES = (
     schema.TensorType.FLOAT64,
 )
 
+#: The largest code that fits the field which old interpreters read.
+_MOST_SMALL_CODE = 127
+
 
 class LstmTensors:
     """Places of tensors in a UNIDIRECTIONAL_SEQUENCE_LSTM, after TFLite's lstm_shared.h."""
@@ -36,7 +39,12 @@ class LstmTensors:
 
 
 class Flatbuffer:
-    """One model with one subgraph."""
+    """One model.
+
+    Attributes:
+        model: all of it.
+        graph: the subgraph that is called, which other methods speak of; most files have no other.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
@@ -47,8 +55,8 @@ class Flatbuffer:
         return bytes(flatbuffer_utils.convert_object_to_bytearray(self.model))
 
     def operator_names(self) -> list[str]:
-        """Names of the operators, in order of execution."""
-        return [self.operator_name(operator) for operator in self.graph.operators]
+        """Names of the operators, in order of execution; those of a loop come behind all others."""
+        return [self.operator_name(operator) for graph in self.model.subgraphs for operator in graph.operators]
 
     def operator_name(self, operator: Any) -> str:
         """The name of one operator, such as FULLY_CONNECTED."""
@@ -166,17 +174,51 @@ class Flatbuffer:
             codes: int16 [units].
             scale: of the codes.
         """
+        parameters = schema.QuantizationParametersT()
+        parameters.scale, parameters.zeroPoint = np.array([scale], np.float32), np.array([0], np.int64)
+        name = f"{self.tensor(lstm.outputs[0]).name.decode()}/peephole{place}"
+        lstm.inputs[place] = self.add_tensor(
+            self.graph, name, list(codes.shape), schema.TensorType.INT16, parameters, codes.astype(np.int16)
+        )
+
+    def add_tensor(
+        self,
+        graph: Any,
+        name: str,
+        shape: list[int],
+        dtype: int,
+        quantization: Any = None,
+        values: np.ndarray | None = None,
+    ) -> int:
+        """Adds a tensor to a subgraph; a constant where `values` are given. Returns its index there."""
         tensor, buffer = schema.TensorT(), schema.BufferT()
-        buffer.data = np.frombuffer(codes.astype(np.int16).tobytes(), np.uint8)
-        tensor.name = self.tensor(lstm.outputs[0]).name + f"/peephole{place}".encode()
-        tensor.shape, tensor.hasRank = np.array(codes.shape, np.int32), True
-        tensor.type, tensor.buffer = schema.TensorType.INT16, len(self.model.buffers)
-        tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale = np.array([scale], np.float32)
-        tensor.quantization.zeroPoint = np.array([0], np.int64)
+        tensor.name, tensor.shape, tensor.hasRank = name.encode(), np.array(shape, np.int32), True
+        tensor.type, tensor.quantization, tensor.buffer = dtype, quantization, len(self.model.buffers)
+        if values is not None:
+            buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
-        lstm.inputs[place] = len(self.graph.tensors)
-        self.graph.tensors.append(tensor)
+        graph.tensors.append(tensor)
+        return len(graph.tensors) - 1
+
+    def make_operator(
+        self, name: str, inputs: list[int], outputs: list[int], options: Any = None, *, version: int
+    ) -> Any:
+        """An operator, not in a graph yet.
+
+        Args:
+            name: such as "ADD".
+            inputs: indices of tensors.
+            outputs: likewise.
+            options: such as `schema.AddOptionsT()`.
+            version: of the operator that its types need.
+        """
+        operator = schema.OperatorT()
+        operator.opcodeIndex = self._opcode(name, version)
+        operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        return operator
 
     def set_scale(self, index: int, scale: float) -> None:
         """Replaces the scale of a tensor that is quantized per tensor."""
@@ -315,20 +357,17 @@ class Flatbuffer:
         for signature in self.model.signatureDefs or []:
             for entry in signature.inputs if name == "QUANTIZE" else signature.outputs:
                 entry.tensorIndex = new if entry.tensorIndex == old else entry.tensorIndex
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self._opcode(name)
-        pair = (new, old) if name == "QUANTIZE" else (old, new)
-        operator.inputs, operator.outputs = (np.array([index], np.int32) for index in pair)
-        return operator
+        pair = ([new], [old]) if name == "QUANTIZE" else ([old], [new])
+        # int16 needs version 3 of DEQUANTIZE.
+        return self.make_operator(name, *pair, version=3 if name == "DEQUANTIZE" else 2)
 
-    def _opcode(self, name: str) -> int:
+    def _opcode(self, name: str, version: int) -> int:
         number = getattr(schema.BuiltinOperator, name)
         for index, code in enumerate(self.model.operatorCodes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == number and code.version >= version:
                 return index
         code = schema.OperatorCodeT()
-        # int16 needs version 3 of DEQUANTIZE.
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, number, 3 if name == "DEQUANTIZE" else 2
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, _MOST_SMALL_CODE), version
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
 

@@ -2,7 +2,7 @@
 
 Interpreters ignore it. It is JSON under the name `dqat.model`:
 
-- "dqat", "tensorflow": versions; "model": its name; "io", "streaming": as `export_tflite` was told.
+- "dqat", "tensorflow": versions; "model": its name; "io", "streaming", "loop": as `export_tflite` was told.
 - "training": "steps", training steps of the quantization-aware model; "range_sync"; "observed", the first step whose
   values entered the ranges and the first one that did not any more, null for none.
 - "quantizers": by path "layer/role" its "spec", "observer", "scale", "zero_point", "min" and "max" (float32 values of
@@ -37,7 +37,12 @@ def add_points(flatbuffer: Flatbuffer, points: Iterable[Point]) -> None:
 
 
 def complete(
-    flatbuffer: Flatbuffer, model: keras.Model, parameters: dict[str, tuple[float, int]], **options: Any
+    flatbuffer: Flatbuffer,
+    model: keras.Model,
+    parameters: dict[str, tuple[float, int]],
+    *,
+    has_points: bool = True,
+    **options: Any,
 ) -> None:
     """Writes everything else beside the points that are there.
 
@@ -45,9 +50,10 @@ def complete(
         flatbuffer: with points.
         model: that was exported.
         parameters: (scale, zero point) by quantizer.
+        has_points: whether points are tensors of the graph that is called; those of a loop's body can't be read.
         **options: of the export.
     """
-    points = read(flatbuffer)
+    points = read(flatbuffer) if has_points else {"tensors": {}, "counts": {}}
     start, freeze = model.range_sync.schedule.window
     quantizers = {}
     for path, quantizer in named_quantizers(model):

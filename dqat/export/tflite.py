@@ -19,6 +19,7 @@ from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
 from dqat.export.int16 import quantize_to_int16
 from dqat.export.islands import float_operators, require_islands, result_names
+from dqat.export.loop import put_into_loop, require_loop
 from dqat.export.points import Marks, Point, marks_of, points_of
 from dqat.export.products import settle_products
 from dqat.export.quantizer import ExportError, quantize
@@ -65,6 +66,7 @@ def export_tflite(
     *,
     target: str = "tflite",
     streaming: bool = False,
+    loop: bool = False,
     io: str | None = None,
     batch_size: int | None = 1,
 ) -> ExportReport:
@@ -85,6 +87,9 @@ def export_tflite(
             its outputs are those of the whole-sequence file. Each LSTM operator keeps its states in variables, which
             the interpreter resets; other cells take their states as int8 inputs and give them as outputs.
             `dqat.streaming.Stream` runs it.
+        loop: recurrent cells without an operator of TFLite's run in its WHILE, instead of one cell after another: the
+            file has each cell once, whatever the number of timesteps, and the same outputs in every bit. For models
+            with one input [batch, timesteps, features] whose outputs follow from the last frame, in 8 bits.
         io: type of inputs and outputs: None for that of the activations ("int8", or "int16" for a model of the
             scheme "w8a16"), or "float32", with a QUANTIZE operator behind each input and a DEQUANTIZE operator before
             each output; all between them is the same.
@@ -115,14 +120,21 @@ def export_tflite(
     _require_batch_size(model, batch_size)
     if not streaming:
         require_no_masks(model)
-    floats = inference_graph(model, streaming, batch_size)
+    if loop:
+        if streaming or integers != "int8":
+            raise ValueError("loop=True is for whole sequences (streaming=False) of models of 8 bits")
+        require_loop(model)
+    floats = inference_graph(model, streaming or loop, batch_size)
     flatbuffer = Flatbuffer(_to_integers(model, _convert(floats)))
     flatbuffer.order_by_name()
     flatbuffer.name_signature(floats.input_names, floats.output_names)
     parameters = _settle(model, flatbuffer)
+    if loop:
+        put_into_loop(flatbuffer, model.inputs[0].shape[1], len(model.outputs))
     if io == "float32":
         flatbuffer.add_float_ends()
-    metadata.complete(flatbuffer, model, parameters, io=io, streaming=streaming, float_layers=list(model.float_layers))
+    told = {"io": io, "streaming": streaming, "loop": loop, "float_layers": list(model.float_layers)}
+    metadata.complete(flatbuffer, model, parameters, has_points=not loop, **told)
     content, path = checksum.seal(flatbuffer), pathlib.Path(path)
     fallen = fallbacks(describe(content, path), target)
     _write_atomically(path, content)

@@ -13,6 +13,7 @@ from dqat.layers.cell_form import (
     activation_range,
     input_product,
     matrix_product,
+    product_point,
     recurrent_product,
 )
 from dqat.layers.keras_cells import LSTMForm
@@ -37,17 +38,17 @@ class PeepholeLSTMForm(LSTMForm):
         return run.point(f"{name}_peephole", cell * run.weights[self._VECTORS[name]])
 
 
-def _column_mean(x: tf.Tensor, shift: float = 0.0) -> tf.Tensor:
+def _column_mean(run: Numerics, name: str, source: str, x: tf.Tensor, shift: float | None = None) -> tf.Tensor:
     """The mean over the last axis [rows, 1], plus `shift`, as one product: TFLite's int8 MEAN rounds too often."""
     depth = x.shape[-1]
     mean = tf.matmul(x, tf.fill([depth, 1], tf.constant(1.0 / depth, x.dtype)))
-    return tf.nn.bias_add(mean, tf.constant([shift], x.dtype)) if shift else mean
+    return product_point(run, name, source, mean, 1.0 / depth / 127.0, shift)
 
 
 def _layer_norm(run: Numerics, name: str, centred: tf.Tensor, epsilon: float) -> tf.Tensor:
     """Layer normalisation of what has a mean of zero, out of int8 operators; weights f"{name}_gamma" and _beta."""
     square = run.point(f"{name}_square", centred * centred)
-    variance = run.point(f"{name}_variance", _column_mean(square, epsilon))
+    variance = _column_mean(run, f"{name}_variance", f"{name}_square", square, epsilon)
     inverse = _rsqrt(run, f"{name}_inverse", f"{name}_variance", variance)
     normalised = run.point(f"{name}_normalised", centred * inverse)
     scaled = normalised * run.weights[f"{name}_gamma"]
@@ -106,7 +107,8 @@ class LayerNormLSTMForm(LSTMForm):
         return tf.split(projected, 4, axis=-1), tf.split(product, 4, axis=-1)
 
     def _normalised_cell(self, cell, run):
-        cell = run.point("state_norm_centred", cell - run.point("state_norm_mean", _column_mean(cell)))
+        mean = _column_mean(run, "state_norm_mean", "cell_state", cell)
+        cell = run.point("state_norm_centred", cell - mean)
         return _layer_norm(run, "state_norm", cell, self.cell.state_norm.epsilon)
 
 

@@ -158,9 +158,41 @@ def input_product(form: CellForm, x: tf.Tensor, run: Numerics) -> tf.Tensor:
     return run.point("input_product", matrix_product(x, run.weights["kernel"], run.weights.get("bias")))
 
 
+def product_point(
+    run: Numerics, name: str, source: str, product: tf.Tensor, weight_scale: Any, bias: float | None = None
+) -> tf.Tensor:
+    """A matrix product of the values of one point, quantized to another: sums as FULLY_CONNECTED rounds them.
+
+    Args:
+        run: numerics.
+        name: of the point.
+        source: the point that is multiplied.
+        product: float32 [rows, columns], without bias: near to whole multiples of both scales.
+        weight_scale: of the matrix, float32 scalar.
+        bias: what is added to all columns.
+    """
+    value = product
+    if bias is not None:
+        value = tf.nn.bias_add(product, tf.fill(product.shape[-1:], tf.constant(bias, product.dtype)))
+    if run.is_export:
+        return run.point(name, value)
+    before, after = run.levels(source), run.levels(name)
+    if (before.num_bits, after.num_bits) != (8, 8):
+        return run.point(name, value)
+    step = before.scale * weight_scale
+    known = (step > 0.0) & (after.scale > 0.0)
+    step, scale = tf.where(known, step, 1.0), tf.where(known, after.scale, 1.0)
+    sums = tf.round(product / step) + (0.0 if bias is None else tf.round(bias / step))
+    found = tf.round(sums * (step / scale)) * scale
+    found = tf.clip_by_value(found, after.highest - 255.0 * scale, after.highest)
+    return run.point(name, value, exact=tf.where(known, found, value))
+
+
 def recurrent_product(run: Numerics, hidden: tf.Tensor) -> tf.Tensor:
     """The hidden state, with recurrent dropout, times the recurrent kernel: quantized."""
-    return run.point("recurrent_product", matrix_product(run.dropped(hidden), run.weights["recurrent_kernel"]))
+    kernel = run.weights["recurrent_kernel"]
+    product = matrix_product(run.dropped(hidden), kernel)
+    return product_point(run, "recurrent_product", "hidden", product, tf.reduce_max(tf.abs(kernel)) / 127.0)
 
 
 def sigmoid_point(run: Numerics, name: str, value: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ class Fallback:
 
     Attributes:
         operator: its name.
-        places: of such operators in the order of execution, in the first subgraph.
+        places: of such operators in the order of execution, in the subgraph that is called or in a loop of it.
         certain: False where it depends on `reason`, which is not checked.
         reason: why.
         way_out: what to change; empty where nothing is known.
@@ -54,9 +54,9 @@ def fallbacks(file: TfliteFile, target: str) -> tuple[Fallback, ...]:
     if target == "tflite":
         return ()
     data = tomllib.loads(importlib.resources.files(__name__).joinpath(f"{target}.toml").read_text())
-    graph = file.subgraphs[0]
     found: dict[tuple[str, bool, str], list[int]] = {}
-    for place, operator in enumerate(graph.operators):
+    placed = ((graph, *pair) for graph in file.subgraphs for pair in enumerate(graph.operators))
+    for graph, place, operator in placed:
         entry = data["operators"].get(operator.name)
         tensors = [graph.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0]
         foreign = sorted({tensor.dtype for tensor in tensors} - set(data["dtypes"]))
