@@ -66,7 +66,7 @@ class BlockQueue {
   }
 
  private:
-  static constexpr int kYields = 100;  // some 50 microseconds
+  static constexpr int kYields = 2000;  // some hundreds of microseconds
 
   // A cache line each: their threads are at work at the same time.
   struct alignas(64) Range {

@@ -148,18 +148,46 @@ std::vector<const float*> HiddenBefore(const LstmShape& shape, const LstmArgumen
   return before;
 }
 
-// All three weight gradients: sums over all rows of the input, in the order of memory.
-void WeightGradients(const LstmShape& shape, const LstmArguments& arguments, const float* outputs,
-                     const Memory& memory, const LstmGradients& gradients, const Parallel& parallel) {
+// What the weights' gradients read of memory.rows rows from `first` on: x, and the hidden states that their
+// timesteps started from.
+class Gathering {
+ public:
+  Gathering(const LstmShape& shape, const LstmArguments& arguments, const float* outputs,
+            const Memory& memory)
+      : shape_(shape), x_(arguments.x), before_(HiddenBefore(shape, arguments, outputs)), memory_(memory) {}
+
+  int64_t parts() const { return (memory_.rows + kRows - 1) / kRows; }
+  int64_t cost() const { return kRows * (shape_.units + shape_.features) / 4; }
+
+  void Run(int64_t first, int64_t part) const {
+    const int64_t rows = std::min(memory_.rows, shape_.rows() - first);
+    for (int64_t row = part * kRows; row < std::min(rows, (part + 1) * kRows); ++row) {
+      Gather(before_[first + row], shape_.units, row, rows, memory_.hidden_before);
+      Gather(x_ + (first + row) * shape_.features, shape_.features, row, rows, memory_.x);
+    }
+  }
+
+ private:
+  static constexpr int64_t kRows = 64;
+
+  const LstmShape& shape_;
+  const float* const x_;
+  const std::vector<const float*> before_;
+  const Memory& memory_;
+};
+
+// All three weight gradients: sums over all rows of the input, in the order of memory. The first rows are
+// gathered already.
+void WeightGradients(const LstmShape& shape, const Gathering& gathering, const Memory& memory,
+                     const LstmGradients& gradients, const Parallel& parallel) {
   const int64_t gates = shape.gates();
-  const std::vector<const float*> before = HiddenBefore(shape, arguments, outputs);
   std::fill_n(gradients.bias, gates, 0.0f);
   for (int64_t first = 0; first == 0 || first < shape.rows(); first += memory.rows) {
     const int64_t rows = std::min(memory.rows, shape.rows() - first);
-    parallel.ForEach(rows, (shape.units + shape.features) / 4, [&](int64_t row) {
-      Gather(before[first + row], shape.units, row, rows, memory.hidden_before);
-      Gather(arguments.x + (first + row) * shape.features, shape.features, row, rows, memory.x);
-    });
+    if (first > 0) {
+      parallel.ForEach(gathering.parts(), gathering.cost(),
+                       [&](int64_t part) { gathering.Run(first, part); });
+    }
     const int64_t cost = rows * (shape.features + shape.units) * kPanelColumns / 16;
     parallel.ForEach(Panels(gates), cost, [&](int64_t index) {
       const int64_t column = index * kPanelColumns, width = std::min<int64_t>(kPanelColumns, gates - column);
@@ -192,7 +220,16 @@ void LstmBackward(const LstmShape& shape, const LstmArguments& arguments, const 
                   float* workspace, const Parallel& parallel) {
   const Memory memory(shape, workspace);
   const int64_t gates = shape.gates();
-  Pack(shape.units, gates, {arguments.recurrent, gates, 1}, memory.recurrent, parallel);
+  const Gathering gathering(shape, arguments, outputs, memory);
+  const int64_t panels = Panels(shape.units);
+  parallel.ForEach(panels + gathering.parts(), gathering.cost(), [&](int64_t index) {
+    if (index < panels) {
+      PackPanel(index, shape.units, gates, {arguments.recurrent, gates, 1},
+                memory.recurrent + index * gates * kPanelColumns);
+    } else {
+      gathering.Run(0, index - panels);
+    }
+  });
   PadRows(shape, slopes.cell, memory.cell_slope);
   PadRows(shape, slopes.hidden, memory.hidden_slope);
   std::fill_n(memory.output_slope, shape.batch * shape.padded_units(), 0.0f);
@@ -200,11 +237,12 @@ void LstmBackward(const LstmShape& shape, const LstmArguments& arguments, const 
   const Division division(shape, parallel.threads);
   const int64_t cost = kPanelColumns * (gates / 16 + 2 * kCellCost);
   // The step before the first one only takes the gradient to the initial states.
-  division.Run(shape, Panels(shape.units), cost, shape.time - 1, -2, -1, parallel,
-               [&](int64_t, int64_t s, int64_t panel, int64_t first, int64_t end) {
-                 Step(shape, arguments, kernels, memory, kept, slopes, gradients, s, panel, first, end);
-               });
-  WeightGradients(shape, arguments, outputs, memory, gradients, parallel);
+  division.Run(
+      shape, Panels(shape.units), cost, shape.time - 1, -2, -1, parallel, [](int64_t, int64_t) {},
+      [&](int64_t, int64_t s, int64_t panel, int64_t first, int64_t end) {
+        Step(shape, arguments, kernels, memory, kept, slopes, gradients, s, panel, first, end);
+      });
+  WeightGradients(shape, gathering, memory, gradients, parallel);
 }
 
 }  // namespace dqat::core

@@ -7,16 +7,13 @@
 namespace dqat::core {
 namespace {
 
-// [depth, 4 units] as one panel of [depth, 4, 16] for each block of units.
-void PackGates(const LstmShape& shape, const float* weights, int64_t depth, float* packed,
-               const Parallel& parallel) {
-  parallel.ForEach(shape.blocks(), depth * kPanelColumns, [&](int64_t block) {
-    float* panel = packed + block * depth * kPanelColumns;
-    const int64_t unit = block * kLanes;
-    for (int64_t row = 0; row < depth * kGates; ++row) {  // of [depth, 4]
-      LoadLanes(weights + row * shape.units + unit, shape.units - unit, panel + row * kLanes);
-    }
-  });
+// A block of units of [depth, 4 units] as one panel [depth, 4, 16].
+void PackGates(const LstmShape& shape, const float* weights, int64_t depth, int64_t block, float* packed) {
+  float* panel = packed + block * depth * kPanelColumns;
+  const int64_t unit = block * kLanes;
+  for (int64_t row = 0; row < depth * kGates; ++row) {  // of [depth, 4]
+    LoadLanes(weights + row * shape.units + unit, shape.units - unit, panel + row * kLanes);
+  }
 }
 
 struct Records {
@@ -117,25 +114,40 @@ int64_t LstmForwardWorkspace(const LstmShape& shape) { return Memory(shape, null
 void LstmForward(const LstmShape& shape, const LstmArguments& arguments, LstmResults* results,
                  float* workspace, const Parallel& parallel) {
   const Memory memory(shape, workspace);
-  PackGates(shape, arguments.recurrent, shape.units, memory.recurrent, parallel);
-  std::fill_n(memory.bias, shape.blocks() * kPanelColumns, 0.0f);
-  if (arguments.bias != nullptr) PackGates(shape, arguments.bias, 1, memory.bias, parallel);
+  if (arguments.bias == nullptr) std::fill_n(memory.bias, shape.blocks() * kPanelColumns, 0.0f);
+  // There are as many panels of the kernel as blocks of units.
+  const int64_t depth = shape.units + shape.features;
+  parallel.ForEach(shape.blocks(), depth * kPanelColumns / 8, [&](int64_t block) {
+    PackGates(shape, arguments.recurrent, shape.units, block, memory.recurrent);
+    if (arguments.bias != nullptr) PackGates(shape, arguments.bias, 1, block, memory.bias);
+    PackPanel(block, shape.gates(), shape.features, {arguments.kernel, 1, shape.gates()},
+              memory.kernel + block * shape.features * kPanelColumns);
+  });
   PadRows(shape, arguments.cell, memory.cell);
   PadRows(shape, arguments.hidden, memory.hidden[0]);
 
-  // The input's share of all sums.
-  Pack(shape.gates(), shape.features, {arguments.kernel, 1, shape.gates()}, memory.kernel, parallel);
-  Multiply(shape.rows(), shape.gates(), shape.features, {arguments.x, shape.features, 1}, memory.kernel,
-           results->gates, shape.gates(), parallel);
-
   const CellKernels kernels(arguments);
   const Division division(shape, parallel.threads);
+  const auto add_inputs = [&](int64_t first, int64_t count, const Parallel& threads) {
+    Multiply(count, shape.gates(), shape.features, {arguments.x + first * shape.features, shape.features, 1},
+             memory.kernel, results->gates + first * shape.gates(), shape.gates(), threads);
+  };
+  if (!division.by_rows()) add_inputs(0, shape.rows(), parallel);
   std::vector<Records> records(division.tasks(shape, shape.blocks()));
   const int64_t cost = kLanes * (shape.units * kGates / 16 + kCellCost);
-  division.Run(shape, shape.blocks(), cost, 0, shape.time, 1, parallel,
-               [&](int64_t task, int64_t s, int64_t block, int64_t first, int64_t end) {
-                 Step(shape, arguments, kernels, memory, s, block, first, end, results, &records[task]);
-               });
+  division.Run(
+      shape, shape.blocks(), cost, 0, shape.time, 1, parallel,
+      [&](int64_t first, int64_t end) {
+        // Of these rows' sums, the input's share at all timesteps.
+        const int64_t runs = arguments.time_major ? shape.time : 1;
+        const int64_t stride = arguments.time_major ? 1 : shape.time;
+        for (int64_t run = 0; run < runs; ++run) {
+          add_inputs(run * shape.batch + first * stride, (end - first) * stride, OneThread());
+        }
+      },
+      [&](int64_t task, int64_t s, int64_t block, int64_t first, int64_t end) {
+        Step(shape, arguments, kernels, memory, s, block, first, end, results, &records[task]);
+      });
 
   results->cell_record = results->hidden_record = Range();
   for (const Records& each : records) {

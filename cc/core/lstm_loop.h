@@ -23,6 +23,8 @@ constexpr int64_t kGroupRows = 48;
 // threads divide the units, and meet after each timestep, which costs much where other programs want the
 // cores too.
 constexpr int64_t kRowsPerThread = 12;
+// Tasks of a thread where they share the weights: a thread that comes late finds one that nobody has begun.
+constexpr int64_t kTasksPerThread = 4, kLeastRows = 4;
 constexpr int64_t kSharedWeightBytes = 1 << 20;
 constexpr int64_t kCellCost = 8;  // cycles for a unit, about; a product's multiply-adds are 16 a cycle
 
@@ -123,20 +125,24 @@ inline void PadRows(const LstmShape& shape, const float* source, float* padded) 
 class Division {
  public:
   Division(const LstmShape& shape, int threads)
-      : by_rows_(threads == 1 || shape.batch >= kRowsPerThread * threads ||
-                 static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes),
-        rows_(by_rows_ ? std::max<int64_t>(4, (shape.batch + threads - 1) / threads) : shape.batch) {}
+      : by_rows_(threads == 1 || shape.batch >= kRowsPerThread * threads || SharesWeights(shape)),
+        rows_(by_rows_ ? Rows(shape, threads) : shape.batch) {}
 
-  // Calls work(task, timestep, column block, first row, end of rows) for all timesteps in the given order, a
-  // timestep's after all of those before it that touch the same rows. `task` is less than tasks().
-  template <typename Work>
+  // Whether a task is some rows, through all timesteps, and not a column block of one.
+  bool by_rows() const { return by_rows_; }
+
+  // Calls begin(first row, end of rows), by rows only, and then work(task, timestep, column block, first row,
+  // end of rows) for all timesteps in the given order, a timestep's after all of those before it that touch
+  // the same rows. `task` is less than tasks().
+  template <typename Begin, typename Work>
   void Run(const LstmShape& shape, int64_t blocks, int64_t block_cost, int64_t first, int64_t end,
-           int64_t step, const Parallel& parallel, Work work) const {
+           int64_t step, const Parallel& parallel, Begin begin, Work work) const {
     if (shape.batch == 0) return;  // however many timesteps an empty tensor claims to have
     if (by_rows_) {
       const int64_t cost = (end - first) * step * blocks * block_cost * rows_;
       parallel.ForEach(tasks(shape, blocks), cost, [&](int64_t task) {
         const int64_t row = task * rows_, last = std::min(shape.batch, row + rows_);
+        begin(row, last);
         for (int64_t s = first; s != end; s += step) {
           for (int64_t block = 0; block < blocks; ++block) work(task, s, block, row, last);
         }
@@ -154,6 +160,15 @@ class Division {
   }
 
  private:
+  static bool SharesWeights(const LstmShape& shape) {
+    return static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes;
+  }
+
+  static int64_t Rows(const LstmShape& shape, int64_t threads) {
+    const int64_t tasks = threads > 1 && SharesWeights(shape) ? threads * kTasksPerThread : threads;
+    return std::max(kLeastRows, (shape.batch + tasks - 1) / tasks);
+  }
+
   const bool by_rows_;
   const int64_t rows_;
 };

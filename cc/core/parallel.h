@@ -20,6 +20,13 @@ struct Parallel {
   }
 };
 
+// The caller's own thread alone.
+inline Parallel OneThread() {
+  return {1, [](int64_t count, int64_t, const std::function<void(int64_t, int64_t)>& body) {
+            if (count > 0) body(0, count);
+          }};
+}
+
 }  // namespace dqat::core
 
 #endif  // DQAT_CORE_PARALLEL_H_

@@ -2,6 +2,7 @@
 #ifndef DQAT_KERNELS_BLOCKS_H_
 #define DQAT_KERNELS_BLOCKS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "core/block_queue.h"
 #include "core/fake_quant.h"
 #include "core/layout.h"
+#include "core/parallel.h"
 #include "kernels/tf_compat.h"
 
 namespace dqat {
@@ -42,11 +44,11 @@ typename CoreType<T>::type* Data(tensorflow::Tensor* tensor) {
 // Calls body(first, worker) on this thread and on those of TensorFlow's that are free before the work is
 // done: `first` is the first block of that thread, `worker->Next()` gives it the others. Shard would wait for
 // threads to wake up that a small tensor could do without.
-// `cost_per_element` is in rough cycles.
-inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
-                      int64_t cost_per_element, const core::BlockQueue::Body& body) {
-  const int64_t threads = UsefulThreads(context, plan.num_blocks, plan.block_elements * cost_per_element);
-  const auto queue = std::make_shared<core::BlockQueue>(plan.num_blocks, threads);
+// `cost_per_block` is in rough cycles.
+inline void ForBlocks(tensorflow::OpKernelContext* context, int64_t blocks, int64_t cost_per_block,
+                      const core::BlockQueue::Body& body) {
+  const int64_t threads = UsefulThreads(context, blocks, cost_per_block);
+  const auto queue = std::make_shared<core::BlockQueue>(blocks, threads);
   for (int64_t i = 1; i < threads; ++i) {
     // A thread that comes too late finds the queue, but not the rest of this call.
     Schedule(context, [queue, i, &body] { queue->Work(i, body); });
@@ -55,11 +57,29 @@ inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPla
   queue->Wait();
 }
 
+inline void ForBlocks(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
+                      int64_t cost_per_element, const core::BlockQueue::Body& body) {
+  ForBlocks(context, plan.num_blocks, plan.block_elements * cost_per_element, body);
+}
+
 inline void ForEachBlock(tensorflow::OpKernelContext* context, const core::BlockPlan& plan,
                          int64_t cost_per_element, const std::function<void(int64_t)>& body) {
   ForBlocks(context, plan, cost_per_element, [&](int64_t block, core::BlockQueue::Worker* worker) {
     for (; block >= 0; block = worker->Next()) body(block);
   });
+}
+
+// The same threads for core functions that divide their work themselves.
+inline core::Parallel TensorFlowThreads(tensorflow::OpKernelContext* context) {
+  const auto run = [context](int64_t count, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
+    constexpr int64_t kLeastCost = 5000;  // of a block: what taking one costs is lost in it
+    const int64_t each = std::max<int64_t>(1, kLeastCost / std::max<int64_t>(1, cost));
+    const int64_t blocks = (count + each - 1) / each;
+    ForBlocks(context, blocks, each * cost, [&](int64_t block, core::BlockQueue::Worker* worker) {
+      for (; block >= 0; block = worker->Next()) body(block * each, std::min(count, (block + 1) * each));
+    });
+  };
+  return {context->device()->tensorflow_cpu_worker_threads()->num_threads, run};
 }
 
 // Scratch memory for partial records or sums: two arrays of at least plan.partials floats.

@@ -1,8 +1,8 @@
 // Dqat>GruStep on the CPU.
 #include "core/gru_step.h"
 #include "core/state_grid.h"
+#include "kernels/blocks.h"
 #include "kernels/gru_arguments.h"
-#include "kernels/tf_compat.h"
 
 namespace dqat {
 namespace {

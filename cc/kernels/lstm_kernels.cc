@@ -1,7 +1,7 @@
 // Dqat>QuantizedLstm on the CPU.
 #include "core/lstm.h"
+#include "kernels/blocks.h"
 #include "kernels/lstm_arguments.h"
-#include "kernels/tf_compat.h"
 
 namespace dqat {
 namespace {

@@ -1,7 +1,7 @@
 // Dqat>MatMul on the CPU.
 #include "core/products.h"
+#include "kernels/blocks.h"
 #include "kernels/product_arguments.h"
-#include "kernels/tf_compat.h"
 
 namespace dqat {
 namespace {

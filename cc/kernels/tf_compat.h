@@ -7,7 +7,6 @@
 #include <functional>
 #include <utility>
 
-#include "core/parallel.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/util/work_sharder.h"
 #ifdef EIGEN_USE_GPU
@@ -15,13 +14,6 @@
 #endif
 
 namespace dqat {
-
-// Runs body(begin, end) over [0, count) on TensorFlow's own thread pool.
-inline void ParallelFor(tensorflow::OpKernelContext* context, int64_t count, int64_t cost_per_unit,
-                        const std::function<void(int64_t, int64_t)>& body) {
-  const auto& workers = *context->device()->tensorflow_cpu_worker_threads();
-  tensorflow::Shard(workers.num_threads, workers.workers, count, cost_per_unit, body);
-}
 
 // How many threads `count` units are worth, as Shard has it.
 inline int64_t UsefulThreads(tensorflow::OpKernelContext* context, int64_t count, int64_t cost_per_unit) {
@@ -34,14 +26,6 @@ inline int64_t UsefulThreads(tensorflow::OpKernelContext* context, int64_t count
 // Runs `task` on a thread of TensorFlow's pool, some time.
 inline void Schedule(tensorflow::OpKernelContext* context, std::function<void()> task) {
   context->device()->tensorflow_cpu_worker_threads()->workers->Schedule(std::move(task));
-}
-
-// ParallelFor for core functions that divide their work themselves.
-inline core::Parallel TensorFlowThreads(tensorflow::OpKernelContext* context) {
-  const auto run = [context](int64_t count, int64_t cost, const std::function<void(int64_t, int64_t)>& body) {
-    ParallelFor(context, count, cost, body);
-  };
-  return {context->device()->tensorflow_cpu_worker_threads()->num_threads, run};
 }
 
 #ifdef EIGEN_USE_GPU
