@@ -1,6 +1,6 @@
 """From a float Keras model to one that trains quantization-aware."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import tensorflow as tf
@@ -11,7 +11,15 @@ from dqat.configured_layer import ConfiguredLayer, QuantizeConfig
 from dqat.keras_api import dtype_policy, in_float32, keras, layer_config, require_keras_2
 from dqat.layers import QuantizedLayer, QuantizeWrapper
 from dqat.model import QuantizedModel
-from dqat.rules import Relations, apply_rule, as_layer, moves_only, tell_what_has_no_file, with_one_operator
+from dqat.rules import (
+    Relations,
+    apply_rule,
+    as_layer,
+    moves_only,
+    tell_what_has_no_file,
+    with_borders,
+    with_one_operator,
+)
 from dqat.rules.activations import FIXED_OUTPUTS, activation_function
 from dqat.specs import Scheme
 
@@ -40,6 +48,7 @@ def quantize_model(
     on_nonfinite: str = "raise",
     quantized_layer_name_prefix: str = "",
     float_layers: Sequence[str] = (),
+    int16_layers: Sequence[str] = (),
 ) -> keras.Model:
     """Makes a quantization-aware copy of a float model, weights included.
 
@@ -61,6 +70,10 @@ def quantize_model(
         float_layers: names of layers that stay in float, in training and in the file, where their operators stand
             between DEQUANTIZE and QUANTIZE; such as those that `dqat.algorithms.sensitivity` names. Name a layer
             together with a BatchNormalization or an activation that is to be one operator with it.
+        int16_layers: names of layers whose activations have 16 bits, in training and in the file (TFLite's 16x8
+            kernels); weights keep 8. Named as `float_layers` are. What they give to one another, and to the model's
+            end, has 16 bits, and an input of the model that they alone read; what they read from other layers, or give
+            to them, has 8. For the scheme "int8" or another of 8 bits.
 
     Returns:
         The quantization-aware model, not compiled.
@@ -74,8 +87,18 @@ def quantize_model(
     """
     scheme = _checked(model, scheme)
     source = with_one_operator(tracing.read(model).rewritten(as_layer))
-    chosen = _all_but(source, float_layers, quantized_layer_name_prefix)
-    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix, True)
+    floats = _named(source, "float_layers", float_layers, quantized_layer_name_prefix)
+    wide = _named(source, "int16_layers", int16_layers, quantized_layer_name_prefix)
+    if wide and not scheme.is_8x8:
+        raise ValueError("int16_layers stand amid layers of 8 bits, and the scheme has other bits")
+    if floats & wide:
+        both = [layer.name for layer in source.layers() if id(layer) in floats & wide]
+        raise ValueError(f"layers are named in float_layers and in int16_layers: {', '.join(both)}")
+    if wide:
+        source, wide = with_borders(source, wide, lambda layer: id(layer) not in floats)
+    chosen = {id(layer): None for layer in source.layers() if id(layer) not in floats} if floats else None
+    options = {"prefix": quantized_layer_name_prefix, "ends_are_quantized": True, "wide": wide}
+    return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, **options)
 
 
 def quantize_apply(
@@ -121,15 +144,13 @@ def quantize_apply(
     return _quantized(model.name, source, chosen, scheme, range_sync, on_nonfinite, quantized_layer_name_prefix)
 
 
-def _all_but(source: graph.Graph, names: Sequence[str], prefix: str) -> dict[int, None] | None:
-    """The layers that are not named, by id; None for all.
+def _named(source: graph.Graph, argument: str, names: Sequence[str], prefix: str) -> set[int]:
+    """The ids of the layers that are named.
 
     A layer is also known by its quantized name, and by that of the activation that its rule makes a layer of.
     """
     if isinstance(names, str):
-        raise ValueError(f"float_layers must be a sequence of names, got the string {names!r}")
-    if not names:
-        return None
+        raise ValueError(f"{argument} must be a sequence of names, got the string {names!r}")
     own, known = graph.unique_names(source), {}
     for layer in source.layers():
         name = own[id(layer)]
@@ -138,9 +159,8 @@ def _all_but(source: graph.Graph, names: Sequence[str], prefix: str) -> dict[int
     known |= {own[id(layer)]: id(layer) for layer in source.layers()}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"float_layers: the model has no layer {', '.join(unknown)}; it has {', '.join(own.values())}")
-    floats = {known[name] for name in names}
-    return {id(layer): None for layer in source.layers() if id(layer) not in floats}
+        raise ValueError(f"{argument}: the model has no layer {', '.join(unknown)}; it has {', '.join(own.values())}")
+    return {known[name] for name in names}
 
 
 def _checked(model: keras.Model, scheme: str | Scheme) -> Scheme:
@@ -159,10 +179,12 @@ def _quantized(
     on_nonfinite: str,
     prefix: str,
     ends_are_quantized: bool = False,
+    wide: Container[int] = (),
 ) -> QuantizedModel:
     """Quantizes the layers of a graph whose ids are in `chosen`, as it says there; all of them, where it is None.
 
-    With `ends_are_quantized` the model's inputs and outputs are, even if float layers read or make them.
+    With `ends_are_quantized` the model's inputs and outputs are, even if float layers read or make them. Layers whose
+    ids are in `wide` have activations of 16 bits.
     """
 
     def is_chosen(layer: keras.layers.Layer) -> bool:
@@ -172,7 +194,9 @@ def _quantized(
     for call in source.calls:
         if not call.is_input and is_chosen(call.layer) and not names[id(call.layer)].startswith(prefix):
             names[id(call.layer)] = prefix + names[id(call.layer)]
-    relations = Relations(source, scheme, names, is_chosen)
+    wide_scheme = scheme.with_wide_activations()
+    scheme_of = {id(layer): wide_scheme if id(layer) in wide else scheme for layer in source.layers()}
+    relations = Relations(source, lambda layer: scheme_of[id(layer)], names, is_chosen)
     consumers = source.consumers()
     made: dict[int, list[keras.layers.Layer]] = {}
     copies: dict[int, keras.layers.Layer] = {}

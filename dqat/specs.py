@@ -123,6 +123,16 @@ class Scheme:
             gate_kernel=replace(plain.gate_kernel, num_bits=weights),
         )
 
+    def with_wide_activations(self) -> "Scheme":
+        """The same with symmetric activations of 16 bits."""
+        return replace(self, activation=replace(self.activation, num_bits=16, symmetric=True, narrow_range=False))
+
+    @property
+    def is_8x8(self) -> bool:
+        """Whether activations and weights have 8 bits: what TFLite's int8 kernels run."""
+        specs = (self.activation, self.kernel, self.conv_kernel, self.gate_kernel)
+        return all(spec.num_bits == 8 for spec in specs)
+
     @property
     def is_16x8(self) -> bool:
         """Whether activations have 16 bits and weights 8: what TFLite's 16x8 kernels run."""

@@ -18,7 +18,7 @@ class Row:
     """A small model around one layer.
 
     Attributes:
-        make: gives layers to put one after the other, or a function from input tensors to the output.
+        make: gives layers to put one after the other, or a function from input tensors to the output or outputs.
         shapes: of the inputs, without the batch.
         least: share of values that must be within 1 LSB.
         largest: difference in LSBs that may not be exceeded.
@@ -55,6 +55,12 @@ class Row:
             return [rng.integers(0, self.integers, (count, *shape)).astype(np.int32) for shape in self.shapes]
         return [rng.normal(size=(count, *shape)).astype(np.float32) for shape in self.shapes]
 
+    @staticmethod
+    def targets(model: keras.Model, count: int) -> np.ndarray | list[np.ndarray]:
+        """Zeros for each output of the model."""
+        found = [np.zeros((count, *output.shape[1:]), np.float32) for output in model.outputs]
+        return found if len(found) > 1 else found[0]
+
 
 def _stack(*made: Callable[[], keras.layers.Layer]) -> Callable:
     def build(x: tf.Tensor) -> tf.Tensor:
@@ -74,6 +80,11 @@ def _nested(x: tf.Tensor) -> tf.Tensor:
     inside = keras.Input((6, 6, 3))
     model = keras.Model(inside, layers.BatchNormalization()(layers.Conv2D(4, 1)(inside)))
     return layers.GlobalAveragePooling2D()(model(x))
+
+
+def _several_outputs(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+    both = layers.Add()([x, y])
+    return [layers.Conv2D(3, 1)(both), layers.ReLU()(layers.Subtract()([both, y])), layers.Conv2D(3, 1)(x)]
 
 
 def _layer_normalization(x: tf.Tensor) -> tf.Tensor:
@@ -161,6 +172,7 @@ ROWS: dict[str, Row] = {
     "AdditiveAttention": Row(lambda x, y: L.AdditiveAttention()([x, y]), ((6, 16), (9, 16))),
     "Rescaling": Row(_stack(lambda: L.Rescaling(0.5, 0.25))),
     "Normalization": Row(_stack(_normalization)),
+    "ReLU": Row(_stack(L.ReLU)),
     "ReLU6": Row(_stack(lambda: L.ReLU(6.0))),
     "LeakyReLU": Row(_stack(L.LeakyReLU)),
     "ELU": Row(_stack(L.ELU)),
@@ -179,6 +191,7 @@ ROWS: dict[str, Row] = {
     "Add of three": Row(lambda a, b: L.Add()([a, b, a]), _PAIR),
     "Multiply of three": Row(lambda a, b: L.Multiply()([a, b, a]), _PAIR),
     "Average": Row(lambda a, b: L.Average()([a, b]), _PAIR),
+    "Average of three": Row(lambda a, b: L.Average()([a, b, a]), _PAIR),
     "Dot": Row(lambda a, b: L.Dot(axes=2)([a, b]), ((4, 5), (3, 5))),
     "Embedding": Row(_stack(lambda: L.Embedding(9, 6), lambda: L.Dense(3)), ((7,),), integers=9),
     "Subtract": Row(lambda a, b: L.Subtract()([a, b]), _PAIR),
@@ -186,6 +199,7 @@ ROWS: dict[str, Row] = {
     "Maximum": Row(lambda a, b: L.Maximum()([a, b]), _PAIR),
     "Minimum": Row(lambda a, b: L.Minimum()([a, b]), _PAIR),
     "Concatenate": Row(lambda a, b: L.Concatenate()([a, b, a]), _PAIR),
+    "Concatenate of five": Row(lambda a, b: L.Concatenate(axis=-2)([a, b, L.ReLU()(a), L.Conv2D(3, 1)(b), b]), _PAIR),
     "Concatenate on another axis": Row(lambda a, b: L.Concatenate(axis=1)([a, b]), _PAIR),
     "arithmetic": Row(lambda a: tf.nn.relu(3.0 - a * 2.0) + 1.0),
     "arithmetic with an array": Row(
@@ -210,6 +224,12 @@ ROWS: dict[str, Row] = {
     "GlobalAveragePooling2D of one pixel": Row(
         _stack(lambda: L.Conv2D(5, 6), lambda: L.GlobalAveragePooling2D(keepdims=True), lambda: L.Conv2D(4, 1))
     ),
+    "GlobalMaxPooling2D, keepdims": Row(_stack(lambda: L.GlobalMaxPooling2D(keepdims=True))),
+    "GlobalMaxPooling1D, keepdims": Row(_stack(lambda: L.GlobalMaxPooling1D(keepdims=True)), _SEQUENCE),
+    "GlobalMaxPooling3D, keepdims": Row(_stack(lambda: L.GlobalMaxPooling3D(keepdims=True)), _VOLUME),
+    "GlobalAveragePooling1D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling1D(keepdims=True)), _SEQUENCE),
+    "GlobalAveragePooling2D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling2D(keepdims=True))),
+    "GlobalAveragePooling3D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling3D(keepdims=True)), _VOLUME),
     "ZeroPadding1D": Row(_stack(L.ZeroPadding1D), _SEQUENCE),
     "ZeroPadding2D": Row(_stack(L.ZeroPadding2D)),
     "Cropping1D": Row(_stack(L.Cropping1D), _SEQUENCE),
@@ -224,6 +244,9 @@ ROWS: dict[str, Row] = {
     "Permute": Row(_stack(lambda: L.Permute((3, 1, 2)))),
     "RepeatVector": Row(_stack(lambda: L.RepeatVector(3)), _VECTOR),
     "Dropout": Row(_stack(lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5))),
+    "SpatialDropout1D, Masking": Row(_stack(L.Masking, lambda: L.SpatialDropout1D(0.5), lambda: L.Dense(3)), _SEQUENCE),
+    "SpatialDropout3D": Row(_stack(lambda: L.SpatialDropout3D(0.5)), _VOLUME),
+    "GaussianNoise, GaussianDropout": Row(_stack(lambda: L.GaussianNoise(0.1), lambda: L.GaussianDropout(0.1))),
     "TimeDistributed": Row(_stack(lambda: L.TimeDistributed(L.Dense(5, activation="relu"))), _SEQUENCE),
     "TimeDistributed convolution": Row(
         _stack(lambda: L.TimeDistributed(L.Conv2D(4, 3, activation="relu"))), ((3, 6, 6, 2),)
@@ -236,6 +259,7 @@ ROWS: dict[str, Row] = {
     "QuantizePoint": Row(lambda a, b: L.Concatenate()([QuantizePoint()(tf.sigmoid(a)), b]), _PAIR),
     "shared layer": Row(_shared),
     "nested model": Row(_nested),
+    "several inputs and outputs": Row(_several_outputs, _PAIR),
 }
 
 if importlib.util.find_spec("tensorflow_addons"):  # which ends at TensorFlow 2.15

@@ -50,6 +50,32 @@ def test_named_layers_are_float_in_the_file_and_all_others_integer(names, island
     assert parity.first_apart is None
 
 
+def structural():
+    """Layers that only join, choose or average values, and want one scale of integers."""
+    inputs = keras.Input((8, 8, 3))
+    joined = layers.Concatenate(name="join")([layers.Conv2D(4, 1, name="a")(inputs), layers.Conv2D(4, 1)(inputs)])
+    larger = layers.Maximum(name="larger")([joined, layers.Conv2D(8, 1)(inputs)])
+    return keras.Model(inputs, layers.Dense(5)(layers.Flatten()(layers.AveragePooling2D(name="pool")(larger))))
+
+
+@pytest.mark.parametrize(
+    "names, operators",
+    [
+        (["join"], ["CONCATENATION"]),
+        (["a", "join"], ["CONV_2D", "CONCATENATION"]),
+        (["join", "larger"], ["CONCATENATION", "MAXIMUM"]),
+        (["pool"], ["AVERAGE_POOL_2D"]),
+    ],
+    ids=lambda names: "+".join(names),
+)
+def test_layers_that_join_or_average_can_be_float_too(names, operators, rng, tmp_path):
+    model, samples = partly_float(names, rng, structural())
+    path = dqat.export_tflite(model, tmp_path / "model.tflite").path
+    islands = [name for part in dqat.inspect_tflite(path).float_islands for name in part]
+    assert [name for name in islands if not name.endswith("QUANTIZE")] == operators
+    assert dqat.verify(model, path, samples).within_1_lsb == 1.0
+
+
 def test_a_float_layer_has_its_exact_weights_in_the_file(rng, tmp_path):
     model, _ = partly_float(["second", "norm", "relu"], rng)
     norm, conv = model.get_layer("norm"), model.get_layer("second")

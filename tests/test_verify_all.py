@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from layer_table import ROWS
+from layer_table import ROWS, Row
 from recurrent_models import FRAMES, FUSED, UNROLLED
 from typer.testing import CliRunner
 
@@ -34,7 +34,7 @@ if os.environ.get("HYPOTHESIS_PROFILE") != "nightly":
 
 def model_samples_and_targets(name, speech):
     if name in ROWS:
-        return ROWS[name].model(), ROWS[name].samples(24), lambda model: np.zeros((24, *model.output_shape[1:]))
+        return ROWS[name].model(), ROWS[name].samples(24), lambda model: Row.targets(model, 24)
     keras.utils.set_random_seed(1)
     return RECURRENT[name](), [speech[0][0][:24, :FRAMES]], lambda model: np.eye(9)[speech[0][1][:24]]
 

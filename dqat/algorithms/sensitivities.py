@@ -1,4 +1,4 @@
-"""What each layer's quantization costs a model, and which layers to leave in float.
+"""What each layer's quantization costs a model, and which layers to leave in float or at 16 bits.
 
 After Wu et al., Integer Quantization for Deep Learning Inference (2020, arXiv:2004.09602), section 5: quantize one
 layer at a time, and leave those in float that cost the most.
@@ -14,10 +14,11 @@ from dqat import graph
 from dqat.algorithms.bias_correction import require_ranges
 from dqat.keras_api import keras
 from dqat.layer_parity import covered_layers, signal_to_noise
-from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN
+from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedRNN, Requantization
 from dqat.model import QuantizedModel, named_quantizers, require_quantized
 from dqat.parity import Metric, task_figures
 from dqat.quantizers import Quantizer
+from dqat.rules import has_int16_operator
 from dqat.switching import in_float
 
 
@@ -52,27 +53,34 @@ class _Unit:
 
     Attributes:
         layers: names.
-        inner: paths of weights, and of what is quantized on the way to the output.
+        kernels: paths of weights.
+        inner: paths of what is quantized on the way to the output.
         output: path of its quantizer.
         weights: numbers in the weights.
         readers: indices of the units that read the output; None for the end of the model.
-        has_float_operator: whether it can stay in float in a file.
+        operators: what it can be in a file beside int8, of "float" and "int16".
     """
 
     layers: tuple[str, ...]
+    kernels: tuple[str, ...]
     inner: tuple[str, ...]
     output: str
     weights: int
     readers: frozenset[int | None]
-    has_float_operator: bool
+    operators: frozenset[str]
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """A model on some samples, with some of its tensors in float."""
+    """A model on some samples, with some of its tensors in float.
+
+    Attributes:
+        inputs: paths of the quantizers of the model's inputs, and the units that read each.
+    """
 
     model: QuantizedModel
     units: list[_Unit]
+    inputs: dict[str, frozenset[int | None]]
     samples: Any
     labels: Any
     metric: str | Metric | None
@@ -82,12 +90,20 @@ class _Outputs:
         with in_float(self.model, floats):
             return [output.numpy() for output in tf.nest.flatten(self.model(self.samples, training=False))]
 
-    def without(self, chosen: set[int]) -> list[np.ndarray]:
-        """Its outputs where these units are float operators of the file, and all others integer ones."""
+    def without(self, chosen: set[int], into: str = "float") -> list[np.ndarray]:
+        """Its outputs where these units are operators of that kind in the file, and all others int8 ones.
+
+        Activations of 16 bits count as float: their steps are 256 times as fine as those of the others.
+        """
         floats: set[str] = set()
         for index in chosen:
             unit = self.units[index]
-            floats |= {*unit.inner, *([unit.output] if unit.readers <= chosen else [])}
+            if into == "float":  # the model's ends are quantized whoever makes them
+                floats |= {*unit.kernels, *unit.inner, *([unit.output] if unit.readers <= chosen else [])}
+            else:
+                floats |= {*unit.inner, *([unit.output] if unit.readers - {None} <= chosen else [])}
+        if into == "int16":
+            floats |= {path for path, readers in self.inputs.items() if readers <= chosen}
         return self.values(floats)
 
     def ratio(self, expected: list[np.ndarray], found: list[np.ndarray]) -> float:
@@ -120,33 +136,38 @@ class Sensitivity:
     quantized_figure: float | None
     _outputs: _Outputs = field(repr=False, compare=False)
 
-    def choose(self, *, gain_db: float = 6.0, weights: float = 0.1, layers: int | None = None) -> tuple[str, ...]:
-        """The layers to leave in float: as many as it takes for a gain, and no more than a budget.
+    def choose(
+        self, *, gain_db: float = 6.0, weights: float = 0.1, layers: int | None = None, into: str = "float"
+    ) -> tuple[str, ...]:
+        """The layers to leave in float, or at 16 bits: as many as it takes for a gain, and no more than a budget.
 
         In the order of `rows`, a row is taken out of quantization where it fits into what is left of the budget, and
         the model is measured with all that were taken out so far. Where the ratio has not risen, the layers that read
         the row's output are taken out with it, which spares that output its quantization; where that does not help
-        either, the row goes back. So on until the gain is reached. Recurrent layers have no float operator in an
-        integer file and stay.
+        either, the row goes back. So on until the gain is reached. Layers without such an operator in an integer file
+        (recurrent ones) stay.
 
         Args:
             gain_db: how much the signal-to-noise ratio of the model's outputs is to rise, in dB. 6 dB is half the
                 error: what one bit more for every tensor would give.
-            weights: the largest share of the model's quantized weights that may stay in float, 0 to 1.
+            weights: the largest share of the model's quantized weights that the chosen layers may have, 0 to 1.
             layers: the largest number of rows; None for any.
+            into: "float", or "int16" for activations of 16 bits and weights of 8.
 
         Returns:
-            Names for `dqat.quantize_model(model, float_layers=...)`; empty where the budget has room for no row that
-            helps.
+            Names for `dqat.quantize_model(model, float_layers=...)`, or `int16_layers=...`; empty where the budget has
+            room for no row that helps.
 
         Raises:
-            ValueError: for a gain that is not positive, or a budget out of bounds.
+            ValueError: for a gain that is not positive, a budget out of bounds, or another kind.
         """
         if gain_db <= 0 or not 0 <= weights <= 1 or (layers is not None and layers < 0):
             raise ValueError(
                 "gain_db must be positive, weights 0 to 1 and layers at least 0, got "
                 f"gain_db={gain_db}, weights={weights}, layers={layers}"
             )
+        if into not in ("float", "int16"):
+            raise ValueError(f"into must be 'float' or 'int16', got {into!r}")
         units = self._outputs.units
         left, reached = weights * sum(unit.weights for unit in units), self.quantized_db
         expected, chosen = self._outputs.values(None), set()
@@ -159,9 +180,9 @@ class Sensitivity:
                 cost = sum(units[index].weights for index in more)
                 if enough or too_many or not more or cost > left:
                     continue
-                if not all(units[index].has_float_operator for index in more):
+                if not all(into in units[index].operators for index in more):
                     continue
-                ratio = self._outputs.ratio(expected, self._outputs.without(chosen | more))
+                ratio = self._outputs.ratio(expected, self._outputs.without(chosen | more, into))
                 if ratio > reached:
                     chosen, reached, left = chosen | more, ratio, left - cost
         return tuple(name for index in sorted(chosen) for name in units[index].layers)
@@ -203,12 +224,12 @@ def sensitivity(
     """
     require_quantized(model)
     require_ranges(model)
-    outputs = _Outputs(model, _units(model), samples, labels, metric)
+    outputs = _Outputs(model, *_units(model), samples, labels, metric)
     expected, quantized = outputs.values(None), outputs.values(set())
     name, float_figure = outputs.figure(expected)
     rows = []
     for index, unit in enumerate(outputs.units):
-        tensors = (*unit.inner, unit.output)
+        tensors = (*unit.kernels, *unit.inner, unit.output)
         alone = outputs.values({path for path in _paths(model) if path not in tensors})
         without = outputs.without({index})
         ratios = (outputs.ratio(expected, found) for found in (alone, without))
@@ -226,18 +247,18 @@ def _paths(model: QuantizedModel) -> list[str]:
     return [*(path for path, _ in named_quantizers(model)), *weights]
 
 
-def _units(model: QuantizedModel) -> list[_Unit]:
-    """The layers that are one operator in the file, each with its tensors and readers."""
+def _units(model: QuantizedModel) -> tuple[list[_Unit], dict[str, frozenset[int | None]]]:
+    """The layers that are one operator in the file, each with its tensors and readers, and who reads the inputs."""
     source = graph.read(model)
     by_name = {layer.name: layer for layer in source.layers()}
-    parts_of = []
+    parts_of, entries = [], []
     for last, names in covered_layers(source).items():
         parts = [by_name[name] for name in dict.fromkeys((*names, last))]
-        if any(isinstance(part, QuantizedLayer) for part in parts):  # else it is the quantizer of an input
-            parts_of.append(parts)
-    readers = _readers(source, parts_of)
+        is_unit = any(isinstance(part, QuantizedLayer) for part in parts)  # else it is the quantizer of an input
+        (parts_of if is_unit else entries).append(parts)
+    readers = [frozenset(found) for found in _readers(source, [*parts_of, *entries])]
     units = []
-    for index, parts in enumerate(parts_of):
+    for parts, its_readers in zip(parts_of, readers, strict=False):
         wrapped = [part for part in parts if isinstance(part, QuantizedLayer)]
         weights = {f"{one.name}/{role}": value for one in wrapped for role, value in one.weight_values().items()}
         points = [f"{one.name}/{role}" for one in wrapped for role in one.quantizers()]
@@ -245,14 +266,23 @@ def _units(model: QuantizedModel) -> list[_Unit]:
         units.append(
             _Unit(
                 layers=tuple(part.name for part in parts if not isinstance(part, Quantizer)),
-                inner=(*weights, *points[:-1]),
+                kernels=tuple(weights),
+                inner=tuple(points[:-1]),
                 output=points[-1],
                 weights=sum(int(tf.size(value)) for value in weights.values()),
-                readers=frozenset(readers[index]),
-                has_float_operator=not any(isinstance(part, (QuantizedRNN, QuantizedBidirectional)) for part in parts),
+                readers=its_readers,
+                operators=_operators(wrapped),
             )
         )
-    return units
+    paths = [next(part.name for part in parts if isinstance(part, Quantizer)) for parts in entries]
+    return units, dict(zip(paths, readers[len(units) :], strict=True))
+
+
+def _operators(parts: list[QuantizedLayer]) -> frozenset[str]:
+    """See `_Unit.operators`."""
+    if any(isinstance(part, (QuantizedRNN, QuantizedBidirectional, Requantization)) for part in parts):
+        return frozenset()
+    return frozenset({"float", *(["int16"] if all(has_int16_operator(part.layer) for part in parts) else [])})
 
 
 def _readers(source: graph.Graph, units: list[list[keras.layers.Layer]]) -> list[set[int | None]]:

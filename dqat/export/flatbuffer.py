@@ -1,6 +1,5 @@
 """A TFLite flatbuffer, read and changed through TensorFlow's own schema modules."""
 
-from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -244,12 +243,11 @@ class Flatbuffer:
             for entry in self.model.metadata or []
         }
 
-    def close_islands(self, names: tuple[str, ...], kept: Container[str] = ()) -> None:
+    def close_islands(self, names: tuple[str, ...]) -> None:
         """Lets operators that stand between DEQUANTIZE and QUANTIZE read and write the integers themselves.
 
         Args:
             names: operators whose kernels know int8, but which the quantizer leaves in float.
-            kept: names of the results of operators that are to stay in float.
         """
         operators = self.graph.operators
         producer = {index: operator for operator in operators for index in operator.outputs}
@@ -258,8 +256,7 @@ class Flatbuffer:
             for index in operator.inputs:
                 consumers.setdefault(index, []).append(operator)
         for operator in operators:
-            is_kept = any(self.tensor(index).name.decode() in kept for index in operator.outputs)
-            if self.operator_name(operator) not in names or is_kept:
+            if self.operator_name(operator) not in names:
                 continue
             before, after = producer.get(operator.inputs[0]), consumers.get(operator.outputs[0], [])
             if before is None or len(after) != 1:
@@ -342,17 +339,22 @@ class Flatbuffer:
         types = schema.TensorType.INT8, schema.TensorType.INT16
         return [place for place, index in enumerate(indices) if self.tensor(index).type in types]
 
+    def add_tensor_like(self, name: bytes, like: int, dtype: int, quantization: Any = None) -> int:
+        """Adds a tensor that is computed, of the shape of another one; gives its index."""
+        tensor, other = schema.TensorT(), self.tensor(like)
+        tensor.name, tensor.type, tensor.quantization = name, dtype, quantization
+        tensor.shape, tensor.shapeSignature, tensor.hasRank = other.shape, other.shapeSignature, other.hasRank
+        tensor.buffer = len(self.model.buffers)
+        self.model.buffers.append(schema.BufferT())
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
+
     def _conversion(self, name: str, ends: Any, place: int) -> Any:
         """An operator between an end of the graph and a new float tensor, which becomes that end."""
-        graph, old = self.graph, int(ends[place])
-        integers, floats = self.tensor(old), schema.TensorT()
-        floats.name, floats.shape, floats.shapeSignature = integers.name, integers.shape, integers.shapeSignature
-        floats.type, floats.hasRank = schema.TensorType.FLOAT32, integers.hasRank
-        floats.buffer = len(self.model.buffers)
-        self.model.buffers.append(schema.BufferT())
+        old = int(ends[place])
+        integers = self.tensor(old)
+        new = self.add_tensor_like(integers.name, old, schema.TensorType.FLOAT32)
         integers.name = integers.name + f"_{self.type_name(integers.type).lower()}".encode()
-        new = len(graph.tensors)
-        graph.tensors.append(floats)
         ends[place] = new
         for signature in self.model.signatureDefs or []:
             for entry in signature.inputs if name == "QUANTIZE" else signature.outputs:
@@ -368,6 +370,14 @@ class Flatbuffer:
                 return index
         code = schema.OperatorCodeT()
         code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, _MOST_SMALL_CODE), version
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
+
+    def opcode_of(self, code: Any) -> int:
+        """The place of an entry of another file's list of operators, added where this file has none like it."""
+        for index, known in enumerate(self.model.operatorCodes):
+            if self.code_name(known) == self.code_name(code) and known.version == code.version:
+                return index
         self.model.operatorCodes.append(code)
         return len(self.model.operatorCodes) - 1
 

@@ -5,6 +5,7 @@ TensorFlow's quantizer with given ranges (`dqat.export.quantizer`) makes int8 al
 becomes the int16 tensor that it stands for, with zero point 0. Biases are int64 on the product of both scales.
 """
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ _PRODUCTS = {
     "TRANSPOSE_CONV": (1, 3, 0),
 }
 #: Operators that move or choose values: inputs and outputs have one scale.
-_MOVING = frozenset(
+MOVING = frozenset(
     {
         *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "STRIDED_SLICE", "SLICE"),
         *("SPLIT", "SPLIT_V", "PACK", "UNPACK", "CONCATENATION", "TILE", "REVERSE_V2", "GATHER", "BROADCAST_TO"),
@@ -54,11 +55,11 @@ def quantize_to_int16(flatbuffer: Flatbuffer) -> None:
     Raises:
         ExportError: for a tensor that nothing marks, or tensors on several scales that need one.
     """
-    _Quantizer(flatbuffer).run()
+    _Whole(flatbuffer).run()
 
 
-class _Quantizer:
-    """One file under way.
+class _Whole:
+    """A file under way, all of which gets 16 bits.
 
     Attributes:
         scales: of the int16 tensors, by index.
@@ -72,20 +73,13 @@ class _Quantizer:
         }
         self.scales: dict[int, float] = {}
         self.stands_for: dict[int, int] = {}
-        self._made: dict[tuple[Any, ...], int] = {}
 
     def run(self) -> None:
         graph = self._file.graph
-        operators = [operator for operator in graph.operators if self._find_scales(operator)]
-        for operator in operators:
-            self._rewrite(operator)
-        graph.operators = operators
-        self._name_ends()
-        for index, scale in self.scales.items():
-            self._settle(index, scale)
+        graph.operators = [operator for operator in graph.operators if self._find_scales(operator)]
+        give_16_bits(self._file, graph.operators, self.scales)
+        name_ends(self._file, self.stands_for)
         self._file.drop_unused()
-        for code in self._file.model.operatorCodes:
-            code.version = max(code.version, _VERSIONS.get(self._file.code_name(code), 1))
 
     def _is_float(self, index: int) -> bool:
         return index >= 0 and self._file.tensor(index).type == schema.TensorType.FLOAT32
@@ -107,7 +101,7 @@ class _Quantizer:
                 self.stands_for[result] = int(source)
                 return False
             self.scales[result] = scale  # another scale than that of what it reads
-        elif name in _MOVING:
+        elif name in MOVING:
             known = [self.scales[index] for index in operator.inputs if index in self.scales]
             for index in map(int, operator.outputs) if known else ():
                 self._spread(index, known[0])
@@ -121,13 +115,64 @@ class _Quantizer:
             return False
         self.scales[index] = scale
         operator = self._producer.get(index)
-        if operator is not None and self._file.operator_name(operator) in _MOVING:
+        if operator is not None and self._file.operator_name(operator) in MOVING:
             for other in map(int, (*operator.inputs, *operator.outputs)):
                 if self._is_float(other) and other not in self.scales:
                     self._spread(other, scale)
         return True
 
-    def _rewrite(self, operator: Any) -> None:
+
+def give_16_bits(flatbuffer: Flatbuffer, operators: list[Any], scales: dict[int, float]) -> None:
+    """Makes operators of 16x8 of float ones, in place.
+
+    Args:
+        flatbuffer: the file.
+        operators: those of its operators that are to compute so.
+        scales: of their tensors, inputs and results, by index; constants get theirs here.
+
+    Raises:
+        ExportError: for an input without a scale, or tensors on several scales that need one.
+    """
+    rewriter = _Rewriter(flatbuffer, scales)
+    for operator in operators:
+        rewriter.rewrite(operator)
+    for index, scale in rewriter.scales.items():
+        rewriter.settle(index, scale)
+    for operator in operators:
+        code = copy.copy(flatbuffer.model.operatorCodes[operator.opcodeIndex])
+        code.version = max(code.version, _VERSIONS.get(flatbuffer.code_name(code), 1))
+        operator.opcodeIndex = flatbuffer.opcode_of(code)
+
+
+def name_ends(flatbuffer: Flatbuffer, stands_for: dict[int, int]) -> None:
+    """Makes the model's outputs what the marks stand for, under the names that the float ones had.
+
+    Args:
+        flatbuffer: the file.
+        stands_for: by index of a mark's result, the tensor with its integers.
+    """
+    graph = flatbuffer.graph
+    for place, old in enumerate(map(int, graph.outputs)):
+        new = stands_for.get(old, old)
+        if new != old and new not in graph.inputs:
+            flatbuffer.tensor(new).name = flatbuffer.tensor(old).name
+        graph.outputs[place] = new
+    for signature in flatbuffer.model.signatureDefs or []:
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = stands_for.get(entry.tensorIndex, entry.tensorIndex)
+
+
+class _Rewriter:
+    """Float operators that get 16 bits."""
+
+    def __init__(self, flatbuffer: Flatbuffer, scales: dict[int, float]) -> None:
+        self._file, self.scales = flatbuffer, dict(scales)
+        self._made: dict[tuple[Any, ...], int] = {}
+
+    def _is_float(self, index: int) -> bool:
+        return index >= 0 and self._file.tensor(index).type == schema.TensorType.FLOAT32
+
+    def rewrite(self, operator: Any) -> None:
         name = self._file.operator_name(operator)
         if name in _PRODUCTS:
             self._rewrite_product(operator, *_PRODUCTS[name])
@@ -138,10 +183,11 @@ class _Quantizer:
             if values is None:
                 raise ExportError(f"{self._file.tensor(index).name.decode()} goes into {name} without a range")
             scale = float(np.abs(values).max()) / _LARGEST or 1.0
-            if name in _MOVING:  # on the scale of what it meets
-                scale = next(self.scales[other] for other in operator.inputs if other in self.scales)
+            if name in MOVING:  # on the scale of what it meets
+                met = (*operator.inputs, *operator.outputs)
+                scale = next(self.scales[other] for other in met if other in self.scales)
             operator.inputs[place] = self._constant(index, values, scale)
-        if name in _MOVING:
+        if name in MOVING:
             found = {np.float32(self.scales[index]) for index in operator.inputs if index in self.scales}
             if len(found) > 1 and not np.allclose(*[max(found), min(found)], rtol=1e-6):
                 raise ExportError(f"the inputs of {name} have several scales, {sorted(map(float, found))}")
@@ -193,33 +239,22 @@ class _Quantizer:
             tensor.name, tensor.shape, tensor.hasRank = floats.name, floats.shape, floats.hasRank
             buffer.data = np.frombuffer(np.ascontiguousarray(codes).tobytes(), np.uint8)
             tensor.type, tensor.buffer = dtype, len(self._file.model.buffers)
-            tensor.quantization = _parameters(scales, axis)
+            tensor.quantization = parameters_of(scales, axis)
             self._file.model.buffers.append(buffer)
             graph.tensors.append(tensor)
             self._made[key] = len(graph.tensors) - 1
         return self._made[key]
 
-    def _name_ends(self) -> None:
-        """The model's outputs are what the marks stand for, under the names that the float ones had."""
-        graph = self._file.graph
-        for place, old in enumerate(map(int, graph.outputs)):
-            new = self._resolved(old)
-            if new != old and new not in graph.inputs:
-                self._file.tensor(new).name = self._file.tensor(old).name
-            graph.outputs[place] = new
-        for signature in self._file.model.signatureDefs or []:
-            for entry in (*signature.inputs, *signature.outputs):
-                entry.tensorIndex = self._resolved(entry.tensorIndex)
-
-    def _settle(self, index: int, scale: float) -> None:
+    def settle(self, index: int, scale: float) -> None:
         tensor, values = self._file.tensor(index), self._file.constant(index)
         if values is not None and tensor.type == schema.TensorType.FLOAT32:  # a table that is looked up
             codes = np.clip(np.rint(values / np.float64(scale)), -_LARGEST - 1, _LARGEST).astype(np.int16)
             self._file.model.buffers[tensor.buffer].data = np.frombuffer(codes.tobytes(), np.uint8)
-        tensor.type, tensor.quantization = schema.TensorType.INT16, _parameters([scale], 0)
+        tensor.type, tensor.quantization = schema.TensorType.INT16, parameters_of([scale], 0)
 
 
-def _parameters(scales: Iterable[float], axis: int) -> Any:
+def parameters_of(scales: Iterable[float], axis: int) -> Any:
+    """Quantization of a tensor with zero point 0, with one scale or one a place of the axis."""
     found = schema.QuantizationParametersT()
     found.scale = np.array(list(scales), np.float32)
     found.zeroPoint = np.zeros(len(found.scale), np.int64)

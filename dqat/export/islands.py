@@ -33,23 +33,16 @@ def float_operators(floats: Flatbuffer, model: QuantizedModel) -> list[Any]:
     ]
 
 
-def result_names(floats: Flatbuffer, operators: list[Any]) -> set[str]:
-    """The names by which TensorFlow's quantizer knows operators: those of their results."""
-    return {floats.tensor(index).name.decode() for operator in operators for index in operator.outputs}
-
-
-def require_islands(quantized: Flatbuffer, names: set[str]) -> None:
-    """Raises ExportError where other operators than those with these results compute in float, or these do not."""
-    missing, left = set(names), []
+def require_islands(quantized: Flatbuffer, operators: list[Any]) -> None:
+    """Raises ExportError where other operators than these compute in float, or one of these does not."""
+    left = []
     for operator in quantized.graph.operators:
         if quantized.operator_name(operator) in _BRIDGES:
             continue
-        results = [quantized.tensor(index) for index in operator.outputs]
-        is_float = [quantized.is_float(index) for index in (*operator.inputs, *operator.outputs) if index >= 0]
-        if any(is_float) and not any(result.name.decode() in names for result in results):
-            left += [result.name.decode() for result in results]
-        missing -= {result.name.decode() for result in results} if any(is_float) else set()
+        is_float = any(quantized.is_float(index) for index in (*operator.inputs, *operator.outputs) if index >= 0)
+        if is_float and not any(operator is one for one in operators):
+            left += [quantized.tensor(index).name.decode() for index in operator.outputs]
     if left:
         raise ExportError(f"float tensors are left in the file: {', '.join(left)}")
-    if missing:
-        raise ExportError(f"layers were left in float, but the file computes {', '.join(missing)} in integers")
+    if None in operators:
+        raise ExportError("layers were left in float, and TensorFlow's quantizer has dropped an operator of theirs")

@@ -18,6 +18,8 @@ import tensorflow as tf
 from dqat.export.flatbuffer import Flatbuffer
 
 _NAME = re.compile(r"(?P<scope>[^/;]+)/dqat\.(?P<path>[^/;]+)\.point(?:_(?P<number>\d+))?\.end$")
+#: The same, with the digits by which the converter tells a copy of it apart.
+_COPY = re.compile(_NAME.pattern.removesuffix("$") + r"\d*$")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,29 @@ def _computation(operation: tf.Operation, values: dict[str, int]) -> Any:
     return operation.type, inputs, tuple(sorted(attributes))
 
 
+def path_of(floats: Flatbuffer, operator: Any, paths: dict[str, str]) -> str | None:
+    """The path of the quantizer that a QUANTIZE operator of a float file stands for; None for another operator.
+
+    Args:
+        floats: what the converter made.
+        operator: of it.
+        paths: of the model's quantizers, by their legal form (`legal_paths`).
+    """
+    found = _found(floats, operator, _COPY)
+    return None if found is None else paths.get(found["path"])
+
+
+def legal_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Paths of quantizers by the form that they have in names of tensors."""
+    return {_safe(path): path for path in paths}
+
+
+def _found(floats: Flatbuffer, operator: Any, names: re.Pattern[str] = _NAME) -> re.Match[str] | None:
+    if floats.operator_name(operator) != "QUANTIZE":
+        return None
+    return names.search(floats.tensor(operator.outputs[0]).name.decode().split(";")[-1])
+
+
 def points_of(floats: Flatbuffer, paths: Iterable[str], marks: Marks) -> Iterator[Point]:
     """The points of a float file, with the names of the tensors that are quantized there; they are renamed.
 
@@ -102,7 +127,7 @@ def points_of(floats: Flatbuffer, paths: Iterable[str], marks: Marks) -> Iterato
         paths: of the model's quantizers.
         marks: of the graph that was converted.
     """
-    known = {_safe(path): path for path in paths}
+    known = legal_paths(paths)
     found = dict(_marked_tensors(floats, known))
     # What the converter made one of several has the name of one.
     merged = {other: name for mark, name in found.items() for other in marks.same.get(mark, ())}
@@ -121,12 +146,10 @@ def _marked_tensors(floats: Flatbuffer, known: dict[str, str]) -> Iterator[tuple
     numbers = itertools.count()
     renamed: dict[int, str] = {}
     for operator in floats.graph.operators:
-        if floats.operator_name(operator) != "QUANTIZE":
-            continue
-        (result,), (source,) = operator.outputs, operator.inputs
-        found = _NAME.search(floats.tensor(result).name.decode().split(";")[-1])
+        found = _found(floats, operator)
         if found is None or found["path"] not in known:
             continue
+        (result,), (source,) = operator.outputs, operator.inputs
         # The end of the model has its name from what comes after the quantization.
         after = [
             index

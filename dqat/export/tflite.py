@@ -18,14 +18,16 @@ from dqat.export.flatbuffer import Flatbuffer, LstmTensors
 from dqat.export.float_graph import inference_graph
 from dqat.export.inspection import describe
 from dqat.export.int16 import quantize_to_int16
-from dqat.export.islands import float_operators, require_islands, result_names
+from dqat.export.islands import float_operators, require_islands
 from dqat.export.loop import put_into_loop, require_loop
-from dqat.export.points import Marks, Point, marks_of, points_of
+from dqat.export.mixed import MixedBits
+from dqat.export.points import Marks, Point, legal_paths, marks_of, path_of, points_of
 from dqat.export.products import settle_products
 from dqat.export.quantizer import ExportError, quantize
 from dqat.export.recurrent import fused_lstms, gate_weights, is_unrolled, require_batch_first, require_no_masks
 from dqat.export.targets import TARGETS, Fallback, fallbacks
 from dqat.export.trial import require_that_it_runs
+from dqat.export.veil import Veil
 from dqat.keras_api import keras
 from dqat.layers import QuantizedBidirectional, QuantizedLayer, QuantizedLSTM, QuantizedRNN, QuantizeWrapper
 from dqat.layers.peephole_lstm import PEEPHOLES
@@ -91,8 +93,8 @@ def export_tflite(
             file has each cell once, whatever the number of timesteps, and the same outputs in every bit. For models
             with one input [batch, timesteps, features] whose outputs follow from the last frame, in 8 bits.
         io: type of inputs and outputs: None for that of the activations ("int8", or "int16" for a model of the
-            scheme "w8a16"), or "float32", with a QUANTIZE operator behind each input and a DEQUANTIZE operator before
-            each output; all between them is the same.
+            scheme "w8a16"; with `int16_layers` each end has its own), or "float32", with a QUANTIZE operator behind
+            each input and a DEQUANTIZE operator before each output; all between them is the same.
         batch_size: samples a call, or None for any number, which the interpreter is told by `resize_tensor_input`.
             Recurrent layers have 1.
 
@@ -109,11 +111,12 @@ def export_tflite(
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     integers = _activation_type(model)
-    io = integers if io is None else io
-    if io not in IO:
+    if io is not None and io not in IO:
         raise ValueError(f"io must be one of {', '.join(IO)}, got {io!r}")
-    if io not in (integers, "float32"):
-        raise ValueError(f"io must be {integers}, as the activations were trained, or float32, got {io!r}")
+    if io not in (None, integers, "float32"):
+        ours = integers if integers in IO else "None"
+        raise ValueError(f"io must be {ours}, as the activations were trained, or float32, got {io!r}")
+    io = io or integers
     _require_ranges(model)
     model = float32_model(model)
     require_batch_first(model)
@@ -142,7 +145,7 @@ def export_tflite(
 
 
 def _activation_type(model: keras.Model) -> str:
-    """ "int8" or "int16"; refuses bits that TFLite's integer kernels don't run, before anything is converted."""
+    """ "int8", "int16", or "int8 and int16"; refuses bits that TFLite's integer kernels don't run."""
     specs = {path: quantizer.spec for path, quantizer in named_quantizers(model)}
     for layer in model.layers:
         if isinstance(layer, QuantizedLayer):
@@ -151,13 +154,13 @@ def _activation_type(model: keras.Model) -> str:
     # In an LSTM operator the cell state (its scale is a power of two) and peepholes have 16 bits.
     peepholes = {f"{path}/{role}" for path in fused_lstms(model) for role in PEEPHOLES}
     specs = {path: spec for path, spec in specs.items() if not spec.power_of_two and path not in peepholes}
-    bits = {spec.num_bits for path, spec in specs.items() if path in activations}
-    expected = 16 if bits == {16} and all(spec.symmetric for spec in specs.values()) else 8
+    is_wide = {path: specs[path].num_bits == 16 and specs[path].symmetric for path in activations if path in specs}
     # Vectors inside cells are activations to TFLite.
+    allowed = (8, 16) if is_wide and all(is_wide.values()) else (8,)
     other = [
         f"{path} ({spec.num_bits} bits)"
         for path, spec in specs.items()
-        if spec.num_bits not in ((expected,) if path in activations else (8, expected))
+        if spec.num_bits not in allowed and not is_wide.get(path, False)
     ]
     if other:
         raise ExportError(
@@ -165,7 +168,9 @@ def _activation_type(model: keras.Model) -> str:
             f'{", ".join(other)}. Train with scheme="int8" or "w8a16" to export it; with other bits, the model itself '
             "(a SavedModel too) is the simulation"
         )
-    return f"int{expected}"
+    return (
+        " and ".join(name for name, found in (("int8", False), ("int16", True)) if found in is_wide.values()) or "int8"
+    )
 
 
 def _require_ranges(model: keras.Model) -> None:
@@ -279,7 +284,6 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
     is_long = any(is_unrolled(layer) for layer in model.layers)
     kept = float_operators(flatbuffer, model)
     points = list(points_of(flatbuffer, (path for path, _ in named_quantizers(model)), floats.marks))
-    floats_stay = result_names(flatbuffer, kept)  # after `points_of` has given tensors other names
     if _activation_type(model) == "int16":
         if kept:
             raise ExportError(
@@ -289,10 +293,14 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
         quantized = flatbuffer
         quantize_to_int16(quantized)
     else:
-        quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), floats_stay, in_child=is_long))
-    quantized.close_islands(_KNOW_INT8, floats_stay)
-    if model.float_layers:
-        require_islands(quantized, floats_stay)
+        mixed = MixedBits(flatbuffer, _marks_of_16_bits(model, flatbuffer))
+        veil = Veil(flatbuffer, [*mixed.operators, *kept])
+        quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
+        quantized.close_islands(_KNOW_INT8)
+        operators = veil.lift(quantized)
+        mixed.quantize(quantized, operators[: len(mixed.operators)])
+        if model.float_layers:
+            require_islands(quantized, operators[len(mixed.operators) :])
     carriers = {tensor.name.decode(): tensor for tensor in quantized.graph.tensors}
     if is_long:
         quantized.shorten_names()
@@ -304,6 +312,16 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
     if is_long:
         require_that_it_runs(content)
     return content
+
+
+def _marks_of_16_bits(model: keras.Model, floats: Flatbuffer) -> list[object]:
+    """The QUANTIZE operators that stand for quantizers of 16 bits."""
+    paths = legal_paths(
+        path
+        for path, quantizer in named_quantizers(model)
+        if quantizer.spec.num_bits == 16 and not quantizer.spec.power_of_two
+    )
+    return [one for one in floats.graph.operators if path_of(floats, one, paths) is not None]
 
 
 def _located(

@@ -10,12 +10,14 @@ from dqat.layers.multi_head_attention import QuantizedMultiHeadAttention
 from dqat.layers.quantize_point import QuantizePoint
 from dqat.layers.quantized_layer import QuantizedLayer
 from dqat.layers.recurrent import QuantizedRNN
+from dqat.layers.requantization import ChangeBits, Requantization
 from dqat.layers.steps import QuantizedSteps
 from dqat.layers.time_as_batch import MergeTime, SplitTime
 from dqat.layers.wrapper import QuantizeWrapper
 
 __all__ = [
     "Arithmetic",
+    "ChangeBits",
     "HardSwish",
     "MergeTime",
     "QuantizePoint",
@@ -27,6 +29,7 @@ __all__ = [
     "QuantizedMultiHeadAttention",
     "QuantizedRNN",
     "QuantizedSteps",
+    "Requantization",
     "SplitTime",
     "point",
 ]

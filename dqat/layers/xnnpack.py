@@ -46,12 +46,14 @@ def is_training(training: bool | tf.Tensor | None) -> bool:
     return training is not None and not tf.is_tensor(training) and bool(training)
 
 
-def is_followed(training: bool | tf.Tensor | None, dtype: Any, *quantizers: Quantizer | None) -> bool:
-    """Whether a call is to give the file's integers: one outside training, in float32, between quantizers of 8 bits.
+def is_followed(
+    training: bool | tf.Tensor | None, dtype: Any, *quantizers: Quantizer | None, bits: tuple[int, ...] = (8,)
+) -> bool:
+    """Whether a call is to give the file's integers: one outside training, in float32, between quantizers of `bits`.
 
     A SavedModel stays plain, so that other tools read it as they read any quantization-aware model.
     """
-    quantized = all(one is not None and one.has_range and one.spec.num_bits == 8 for one in quantizers)
+    quantized = all(one is not None and one.has_range and one.spec.num_bits in bits for one in quantizers)
     is_plain = _is_plain.get() or serving.is_saving()
     return not is_training(training) and quantized and dtype == tf.float32 and not is_plain
 

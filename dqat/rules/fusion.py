@@ -20,13 +20,13 @@ class Relations:
 
     Args:
         graph: the float model's.
-        scheme: which quantizer each kind of tensor gets.
+        scheme_of: which quantizer each kind of tensor of a layer gets.
         names: of the layers, by id.
         is_chosen: whether a layer is to be quantized; others stay apart.
     """
 
     graph: Graph
-    scheme: Scheme
+    scheme_of: Callable[[keras.layers.Layer], Scheme]
     names: dict[int, str]
     is_chosen: Callable[[keras.layers.Layer], bool] = lambda layer: True
 
@@ -42,7 +42,7 @@ class Relations:
         norm = self._foldable_norm(calls, after)
         fused = norm is not None or all(map(self._goes_into_activations, calls))
         return Context(
-            self.scheme,
+            self.scheme_of(layer),
             output_is_fused=fused,
             norm=None if norm is None else self.names[id(norm)],
             shared=self._shared.get(self._end_of(calls[0])),

@@ -3,7 +3,16 @@
 import tensorflow as tf
 
 from dqat.keras_api import keras
-from dqat.layers import MergeTime, QuantizedAveragePooling, QuantizedSteps, QuantizePoint, QuantizeWrapper, SplitTime
+from dqat.layers import (
+    ChangeBits,
+    MergeTime,
+    QuantizedAveragePooling,
+    QuantizedSteps,
+    QuantizePoint,
+    QuantizeWrapper,
+    Requantization,
+    SplitTime,
+)
 from dqat.rules import absent
 from dqat.rules.context import Context, Rule, refuse, unchanged
 
@@ -65,6 +74,10 @@ def _requantized(layer: layers.Layer, context: Context) -> list[layers.Layer]:
     return [QuantizeWrapper(layer, output=context.output(layer))]
 
 
+def _change_bits(layer: ChangeBits, context: Context) -> list[layers.Layer]:
+    return [Requantization(layer, output=context.output(layer))]
+
+
 def _average_3d(layer: layers.AveragePooling3D, context: Context) -> list[layers.Layer]:
     points = {"planes": context.output(layer, "planes")}
     return [QuantizedSteps(layer, "average_3d", points, output=context.output(layer))]
@@ -91,6 +104,7 @@ RULES: dict[type, Rule] = {
     layers.UpSampling2D: _upsampling,
     layers.Embedding: _embedding,
     QuantizePoint: _requantized,
+    ChangeBits: _change_bits,
     **dict.fromkeys(MOVING, unchanged),
     **dict.fromkeys(_AVERAGING, _average),
     layers.AveragePooling3D: _average_3d,
