@@ -274,21 +274,7 @@ if importlib.util.find_spec("tensorflow_addons"):  # which ends at TensorFlow 2.
 #: Rows of operators that round in other places than the simulation: least share of equal integers. All others are
 #: those of the default kernels (XNNPACK) to the bit.
 LEAST_EQUAL = {
-    "InstanceNormalization of tensorflow-addons": 0.91,
-    "MultiHeadAttention": 0.93,
-    "MultiHeadAttention of two sequences": 0.94,
-    "AdditiveAttention": 0.97,
-    "Attention": 0.97,
-    "MultiHeadAttention, causal": 0.97,
     "UpSampling2D, bilinear": 0.97,
-    "GroupNormalization": 0.97,
-    "GroupNormalization of tensorflow-addons": 0.97,
-    "Dot": 0.97,
-    "Conv1DTranspose": 0.99,
-    "Conv2DTranspose": 0.99,
-    "Conv1DTranspose, BatchNormalization": 0.99,
-    "LayerNormalization": 0.99,
-    "Conv2DTranspose, BatchNormalization": 0.99,
     "PReLU": 0.99,
     "shared layer": 0.99,  # reads two tensors, whose products have biases on two grids
 }

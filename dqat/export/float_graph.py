@@ -66,6 +66,15 @@ class _Points:
     def mean(self, role: str, value: tf.Tensor, count: int) -> tf.Tensor:
         return value
 
+    def product(self, role: str, a: tf.Tensor, b: tf.Tensor, of: object, **options: Any) -> tf.Tensor:
+        return tf.matmul(a, b, **options)
+
+    def followed(self, role: str, value: tf.Tensor, *rest: object) -> tf.Tensor:
+        return value
+
+    def dense(self, role: str, sums: tf.Tensor, kernel: Any, bias: tf.Tensor | None, of: object) -> tf.Tensor:
+        return sums if bias is None else tf.nn.bias_add(sums, bias)
+
 
 def _inference(layer: QuantizeWrapper | ConfiguredLayer) -> Callable[..., Any]:
     quantizers = layer.quantizers()

@@ -27,10 +27,14 @@ def _hide(scores: tf.Tensor, point: Point) -> tf.Tensor:
     return point("visible_scores", hidden, between=(tf.stop_gradient(lowest), np.inf))
 
 
-def _attend(scores: tf.Tensor, values: tf.Tensor, point: Point, is_causal: bool, dropout: Callable) -> tuple:
+def _attend(
+    scores: tf.Tensor, values: tf.Tensor, point: Point, is_causal: bool, dropout: Callable, of: tuple[str | int, str]
+) -> tuple:
+    """Context and weights; `of` tells what has quantized the values, and what will quantize the context."""
     scores = _hide(scores, point) if is_causal else point("scores", scores)
     weights = point("weights", tf.nn.softmax(scores))
-    return tf.matmul(dropout(weights), values), weights
+    quantized_by, result = of
+    return point.product(result, dropout(weights), values, ("weights", quantized_by)), weights
 
 
 def attention_points(layer: layers.Layer, is_causal: bool) -> list[str]:
@@ -61,12 +65,15 @@ def attention(
         both = point("sum", tf.expand_dims(query, -2) + tf.expand_dims(key, -3))
         scale = layer.scale if layer.use_scale else np.ones(query.shape[-1], np.float32)
         rows = tf.reshape(point("tanh", tf.tanh(both)), [-1, query.shape[-1]])
-        scores = tf.reshape(tf.matmul(rows, tf.reshape(scale, [-1, 1])), [-1, *both.shape[1:3]])
+        sums = tf.matmul(rows, tf.reshape(scale, [-1, 1]))
+        scores = tf.reshape(point.dense("scores", sums, scale, None, "tanh"), [-1, *both.shape[1:3]])
     else:
-        scores = tf.matmul(query, key, transpose_b=True)
+        role = "products" if layer.use_scale else "scores"
+        scores = point.product(role, query, key, (0, len(inputs) - 1), transpose_b=True)
         scores = point("products", scores) * layer.scale if layer.use_scale else scores
     is_causal = layer.causal or use_causal_mask
-    outputs = _attend(scores, value, point, is_causal, lambda weights: _dropped(weights, layer.dropout, training))
+    of = (1, "output")
+    outputs = _attend(scores, value, point, is_causal, lambda weights: _dropped(weights, layer.dropout, training), of)
     return outputs if return_attention_scores else outputs[0]
 
 
@@ -87,12 +94,13 @@ def refuse_masks(layer: layers.Layer, masks: Any) -> None:
         )
 
 
-def _projected(x: tf.Tensor, dense: layers.Layer, factor: float = 1.0) -> tf.Tensor:
+def _projected(
+    x: tf.Tensor, dense: layers.Layer, point: Point, role: str, of: str | int, factor: float = 1.0
+) -> tf.Tensor:
     """x [..., features] times a kernel [features, heads, depth]: [batch, rows, heads, depth]; one product."""
     kernel = tf.reshape(dense.kernel * factor, [x.shape[-1], -1])
-    outputs = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel)
-    if dense.bias is not None:
-        outputs = tf.nn.bias_add(outputs, tf.reshape(dense.bias * factor, [-1]))
+    bias = None if dense.bias is None else tf.reshape(dense.bias * factor, [-1])
+    outputs = point.dense(role, tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), kernel, bias, of)
     return tf.reshape(outputs, [-1, x.shape[1], *dense.kernel.shape[1:]])
 
 
@@ -109,22 +117,27 @@ def multi_head_attention(
     query, value, key = inputs
     by_head = [0, 2, 1, 3]
     heads = [
-        tf.transpose(point(role, _projected(x, dense, factor)), by_head)
-        for role, x, dense, factor in (
+        tf.transpose(point(role, _projected(x, dense, point, role, of, factor)), by_head)
+        for role, x, dense, of, factor in (
             # A factor of the kernel changes none of its integers.
-            ("query", query, layer._query_dense, 1.0 / math.sqrt(layer._key_dim)),
-            ("key", key, layer._key_dense, 1.0),
-            ("value", value, layer._value_dense, 1.0),
+            ("query", query, layer._query_dense, 0, 1.0 / math.sqrt(layer._key_dim)),
+            ("key", key, layer._key_dense, -1, 1.0),
+            ("value", value, layer._value_dense, 1, 1.0),
         )
     ]
-    scores = tf.matmul(heads[0], heads[1], transpose_b=True)
+    scores = point.product("scores", heads[0], heads[1], ("query", "key"), transpose_b=True)
     context, weights = _attend(
-        scores, heads[2], point, use_causal_mask, lambda x: layer._dropout_layer(x, training=training)
+        scores,
+        heads[2],
+        point,
+        use_causal_mask,
+        lambda x: layer._dropout_layer(x, training=training),
+        ("value", "context"),
     )
     rows = tf.transpose(point("context", context), by_head)
     rows = tf.reshape(rows, [-1, rows.shape[2] * rows.shape[3]])
     dense = layer._output_dense
-    outputs = tf.matmul(rows, tf.reshape(dense.kernel, [rows.shape[-1], -1]))
-    outputs = outputs if dense.bias is None else tf.nn.bias_add(outputs, dense.bias)
+    kernel = tf.reshape(dense.kernel, [rows.shape[-1], -1])
+    outputs = point.dense("output", tf.matmul(rows, kernel), kernel, dense.bias, "context")
     outputs = tf.reshape(outputs, [-1, query.shape[1], outputs.shape[-1]])
     return (outputs, weights) if return_attention_scores else outputs

@@ -73,7 +73,7 @@ class QuantizedMultiHeadAttention(QuantizedSteps):
         refuse_masks(self.layer, [*seen, kwargs.pop("attention_mask", None), kwargs.pop("mask", None)])
         self._build_projections(query, value, key)
         weights = self._in_layer_shape(self.weights_in_use())
-        points = Quantizing(self.quantizers(), training)
+        points = Quantizing(self.quantizers(), training, self.before)
         return self._call_layer([query, value, key], {**kwargs, "training": training}, weights, points)
 
     def inference(

@@ -1,9 +1,13 @@
 """Where a layer quantizes what it computes."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
 
+from dqat.layers import xnnpack
+from dqat.layers.product_grid import ProductGrid
 from dqat.quantizers import Quantizer
 
 
@@ -33,14 +37,64 @@ class Point(Protocol):
             count: of values.
         """
 
+    def product(self, role: str, a: tf.Tensor, b: tf.Tensor, of: tuple[str | int, str | int], **options: Any) -> Any:
+        """A product of matrices, tf.matmul(a, b, **options), with TFLite's rounding outside training.
+
+        Args:
+            role: of the quantizer, which comes yet.
+            a: float32, quantized.
+            b: float32, quantized.
+            of: what has quantized them: a role, or the place of an input of the layer.
+            **options: of `tf.matmul`.
+        """
+
+    def followed(
+        self, role: str, value: tf.Tensor, kernel: xnnpack.Kernel, operands: list[tf.Tensor], of: tuple[str | int, ...]
+    ) -> tf.Tensor:
+        """What an operation gives, outside training as TFLite's kernel gives it.
+
+        Args:
+            role: of the quantizer, which comes yet.
+            value: float32, in float.
+            kernel: computes it there.
+            operands: float32, quantized.
+            of: what has quantized each: a role, or the place of an input of the layer.
+        """
+
+    def dense(
+        self,
+        role: str,
+        sums: tf.Tensor,
+        kernel: Any,
+        bias: tf.Tensor | None,
+        of: str | int,
+        *,
+        per_channel: bool = False,
+    ) -> tf.Tensor:
+        """A FULLY_CONNECTED, or a depthwise convolution of 1x1: sums + bias, with TFLite's rounding outside training.
+
+        Args:
+            role: of the quantizer, which comes yet.
+            sums: float32 [..., channels], products of quantized values and the kernel.
+            kernel: float32, on its grid of 127 levels on either side of 0.
+            bias: float32 [channels], or None.
+            of: what has quantized the values: a role, or the place of an input of the layer.
+            per_channel: the kernel has one weight for each channel, and each its own grid.
+        """
+
 
 class Quantizing:
     """The points of a layer that trains, or simulates."""
 
     is_export = False
 
-    def __init__(self, quantizers: dict[str, Quantizer], training: bool | tf.Tensor | None) -> None:
-        self._quantizers, self.training = quantizers, training
+    def __init__(
+        self,
+        quantizers: dict[str, Quantizer],
+        training: bool | tf.Tensor | None,
+        before: Sequence[Quantizer | None] = (),
+    ) -> None:
+        self._quantizers, self.training, self._before = quantizers, training, before
 
     def __call__(self, role: str, value: tf.Tensor, *, between: tuple[Any, Any] | None = None) -> tf.Tensor:
         """See `Point`."""
@@ -60,3 +114,46 @@ class Quantizing:
         middle = (2.0 ** (spec.num_bits - 1) - level) * scale  # where the signed integer 0 lies
         nudge = tf.sign(tf.cast(value, tf.float32) - middle) * scale / (4.0 * count)
         return value + tf.cast(tf.stop_gradient(tf.where(known, nudge, 0.0)), value.dtype)
+
+    def product(self, role: str, a: tf.Tensor, b: tf.Tensor, of: tuple[str | int, str | int], **options: Any) -> Any:
+        """See `Point`."""
+        products = tf.matmul(a, b, **options)
+        kernel = functools.partial(xnnpack.matrix_product, product=functools.partial(tf.matmul, **options))
+        return self.followed(role, products, kernel, [a, b], of)
+
+    def followed(
+        self, role: str, value: tf.Tensor, kernel: xnnpack.Kernel, operands: list[tf.Tensor], of: tuple[str | int, ...]
+    ) -> tf.Tensor:
+        """See `Point`."""
+        found, result = [self._made_by(one) for one in of], self._quantizers.get(role)
+        if not xnnpack.is_followed(self.training, value.dtype, *found, result):
+            return value
+        scales = [one.scale() for one in found]
+        return xnnpack.followed(kernel, operands, value, scales, result.scale(), self.training)
+
+    def dense(
+        self,
+        role: str,
+        sums: tf.Tensor,
+        kernel: Any,
+        bias: tf.Tensor | None,
+        of: str | int,
+        *,
+        per_channel: bool = False,
+    ) -> tf.Tensor:
+        """See `Point`."""
+        outputs = sums if bias is None else sums + bias
+        inputs, result = self._made_by(of), self._quantizers.get(role)
+        if not xnnpack.is_followed(self.training, sums.dtype, inputs, result):
+            return outputs
+        largest = tf.abs(tf.stop_gradient(kernel))
+        weight_scale = (largest if per_channel else tf.reduce_max(largest)) / 127.0
+        shift = tf.constant(0.0) if bias is None else tf.stop_gradient(bias)
+        grid, scale = ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), shift), result.scale()
+        known = grid.is_known & xnnpack.is_known(scale)
+        return xnnpack.moved(outputs, grid.folded(sums, scale), known, self.training)
+
+    def _made_by(self, one: str | int) -> Quantizer | None:
+        if isinstance(one, str):
+            return self._quantizers.get(one)
+        return self._before[one] if one < len(self._before) else None  # not known before the model is whole

@@ -14,6 +14,7 @@ from dqat import serving
 from dqat.keras_api import keras
 from dqat.layers import xnnpack
 from dqat.layers.affine import factor_and_shift
+from dqat.layers.fixed_point import rescaled
 from dqat.quantizers import Quantizer
 
 
@@ -39,12 +40,14 @@ class ProductGrid:
         weight_scale: of the folded weights.
         factor: what folding multiplies the layer's sums with.
         shift: what is added then.
+        in_fixed_point: whether the operator rounds as TFLite's own kernels do: XNNPACK leaves TRANSPOSE_CONV to them.
     """
 
     input_scale: tf.Tensor
     weight_scale: tf.Tensor
     factor: tf.Tensor
     shift: tf.Tensor
+    in_fixed_point: bool = False
 
     @property
     def step(self) -> tf.Tensor:
@@ -72,6 +75,11 @@ class ProductGrid:
             output_scale: of the output's quantizer.
         """
         levels = tf.round(sums * (self.factor / self.step)) + self.bias()
+        if self.in_fixed_point:
+            scales = (tf.cast(scale, tf.float64) for scale in (self.input_scale, self.weight_scale, output_scale))
+            inputs, weights, outputs = scales
+            ratio = tf.where(self.is_known & xnnpack.is_known(output_scale), inputs * weights / outputs, 1.0)
+            return rescaled(levels, ratio) * output_scale
         return xnnpack.requantized(levels, self.input_scale * self.weight_scale / output_scale) * output_scale
 
 

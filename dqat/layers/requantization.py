@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from dqat.keras_api import keras, register
 from dqat.layers import xnnpack
+from dqat.layers.fixed_point import rescaled
 from dqat.layers.wrapper import QuantizeWrapper
 
 
@@ -49,18 +50,4 @@ def requantized(levels: tf.Tensor, scale: tf.Tensor, output_scale: tf.Tensor) ->
     Returns:
         float32, whole numbers, before they saturate.
     """
-    ratio = tf.cast(scale, tf.float64) / tf.cast(output_scale, tf.float64)
-    # As C's frexp has them: ratio = fraction * 2 ** exponent, and the fraction from a half to 1.
-    exponent = tf.bitwise.right_shift(tf.bitcast(ratio, tf.int64), 52) - 1022
-    fraction = ratio * tf.pow(tf.constant(2.0, tf.float64), -tf.cast(exponent, tf.float64))
-    factor = tf.cast(tf.floor(fraction * 2.0**31 + 0.5), tf.int64)
-    is_one = tf.equal(factor, 2**31)
-    factor, exponent = tf.where(is_one, factor // 2, factor), tf.where(is_one, exponent + 1, exponent)
-    left, right = tf.maximum(exponent, 0), tf.maximum(-exponent, 0)
-    products = tf.bitwise.left_shift(tf.cast(levels, tf.int64), left) * factor
-    products += tf.where(products >= 0, tf.constant(2**30, tf.int64), tf.constant(1 - 2**30, tf.int64))
-    high = tf.sign(products) * tf.bitwise.right_shift(tf.abs(products), tf.constant(31, tf.int64))
-    mask = tf.bitwise.left_shift(tf.constant(1, tf.int64), right) - 1
-    threshold = mask // 2 + tf.cast(high < 0, tf.int64)
-    rounded_up = tf.cast(tf.bitwise.bitwise_and(high, mask) > threshold, tf.int64)
-    return tf.cast(tf.bitwise.right_shift(high, right) + rounded_up, tf.float32)
+    return rescaled(levels, tf.cast(scale, tf.float64) / tf.cast(output_scale, tf.float64))

@@ -171,12 +171,13 @@ class QuantizeWrapper(QuantizedLayer):
             return None
         weight_scale = range_scale(self.weight_ranges()[role], self.weight_specs()[role])
         bias = tf.stop_gradient(tf.cast(self.layer.bias, tf.float32)) if self.layer.use_bias else tf.constant(0.0)
+        is_transposed = isinstance(self.layer, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
         if self.norm is None:
-            return ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), bias)
+            return ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), bias, is_transposed)
         factor, shift = factor_and_shift(self.norm)
         if not self._folds_per_tensor():
             weight_scale *= tf.abs(factor)
-        return ProductGrid(inputs.scale(), weight_scale, factor, bias * factor + shift)
+        return ProductGrid(inputs.scale(), weight_scale, factor, bias * factor + shift, is_transposed)
 
     def _file_bias(self, training: bool | tf.Tensor | None) -> dict[str, Any]:
         """The bias rounded as in the file, where no more of its integers can be followed; as it is in training."""
@@ -254,7 +255,7 @@ class QuantizeWrapper(QuantizedLayer):
         if self.layer._expects_training_arg:
             kwargs["training"] = training
         weights = self._in_layer_shape(self.weights_in_use())
-        points = Quantizing(self.quantizers(), training)
+        points = Quantizing(self.quantizers(), training, self.before)
         if not xnnpack.is_followed(training, self.compute_dtype, *self.before, self.behind):
             return self._call_layer(inputs, kwargs, weights | self._file_bias(training), points)
         grid = self.product_grid()

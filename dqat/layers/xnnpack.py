@@ -9,6 +9,7 @@ Tensors are *levels* here: whole numbers as float32, a value over its scale. Sum
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from dqat import serving
 from dqat.keras_api import keras
+from dqat.layers.fixed_point import rescaled
 from dqat.layers.hard_swish import HardSwish, int8_hard_swish
 from dqat.quantizers import Quantizer
 
@@ -153,6 +155,31 @@ def hard_swish(inputs: list[tf.Tensor], scales: list[tf.Tensor], output_scale: t
     return int8_hard_swish(*inputs, *scales, output_scale)
 
 
+def matrix_product(
+    inputs: list[tf.Tensor], scales: list[tf.Tensor], output_scale: tf.Tensor, product: Callable[..., tf.Tensor]
+) -> tf.Tensor:
+    """A product of two tensors' rows, TFLite's own kernel, since XNNPACK has none of integers; a `Kernel`.
+
+    Args:
+        inputs: see `Kernel`.
+        scales: see `Kernel`.
+        output_scale: see `Kernel`.
+        product: computes it of two float32 tensors; sums are exact up to 2^24.
+    """
+    factor = tf.cast(scales[0] * scales[1], tf.float64) / tf.cast(output_scale, tf.float64)
+    return rescaled(product(*inputs), factor, ties_upwards=True)
+
+
+def averaged_over(
+    inputs: list[tf.Tensor], scales: list[tf.Tensor], output_scale: tf.Tensor, axes: list[int]
+) -> tf.Tensor:
+    """The mean over axes that do not lie together, which stay with size 1: TFLite's own kernel; a `Kernel`."""
+    (x,), (scale,) = inputs, scales
+    ratio = tf.cast(scale, tf.float64) / tf.cast(output_scale, tf.float64)
+    count = math.prod(x.shape[axis] for axis in axes)
+    return rescaled(tf.reduce_sum(x, axes, keepdims=True), ratio, count=count)
+
+
 def kernel_of(layer: layers.Layer) -> Kernel | None:
     """What computes a layer's output; None for one that has no such kernel, or of which float gives the levels."""
     if type(layer) in (
@@ -165,6 +192,8 @@ def kernel_of(layer: layers.Layer) -> Kernel | None:
         return functools.partial(leaky_relu, slope=float(layer.alpha))
     if type(layer) is layers.ReLU and layer.negative_slope:
         return functools.partial(leaky_relu, slope=float(layer.negative_slope))
+    if type(layer) is layers.Dot:
+        return functools.partial(matrix_product, product=lambda a, b: layer.call([a, b]))
     return _KERNELS.get(type(layer))
 
 
