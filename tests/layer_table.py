@@ -244,7 +244,7 @@ ROWS: dict[str, Row] = {
     "Permute": Row(_stack(lambda: L.Permute((3, 1, 2)))),
     "RepeatVector": Row(_stack(lambda: L.RepeatVector(3)), _VECTOR),
     "Dropout": Row(_stack(lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5))),
-    "SpatialDropout1D, Masking": Row(_stack(L.Masking, lambda: L.SpatialDropout1D(0.5), lambda: L.Dense(3)), _SEQUENCE),
+    "SpatialDropout1D": Row(_stack(lambda: L.SpatialDropout1D(0.5), lambda: L.Dense(3)), _SEQUENCE),
     "SpatialDropout3D": Row(_stack(lambda: L.SpatialDropout3D(0.5)), _VOLUME),
     "GaussianNoise, GaussianDropout": Row(_stack(lambda: L.GaussianNoise(0.1), lambda: L.GaussianDropout(0.1))),
     "TimeDistributed": Row(_stack(lambda: L.TimeDistributed(L.Dense(5, activation="relu"))), _SEQUENCE),
