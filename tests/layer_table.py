@@ -228,8 +228,6 @@ ROWS: dict[str, Row] = {
     "GlobalMaxPooling1D, keepdims": Row(_stack(lambda: L.GlobalMaxPooling1D(keepdims=True)), _SEQUENCE),
     "GlobalMaxPooling3D, keepdims": Row(_stack(lambda: L.GlobalMaxPooling3D(keepdims=True)), _VOLUME),
     "GlobalAveragePooling1D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling1D(keepdims=True)), _SEQUENCE),
-    "GlobalAveragePooling2D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling2D(keepdims=True))),
-    "GlobalAveragePooling3D, keepdims": Row(_stack(lambda: L.GlobalAveragePooling3D(keepdims=True)), _VOLUME),
     "ZeroPadding1D": Row(_stack(L.ZeroPadding1D), _SEQUENCE),
     "ZeroPadding2D": Row(_stack(L.ZeroPadding2D)),
     "Cropping1D": Row(_stack(L.Cropping1D), _SEQUENCE),
@@ -244,9 +242,6 @@ ROWS: dict[str, Row] = {
     "Permute": Row(_stack(lambda: L.Permute((3, 1, 2)))),
     "RepeatVector": Row(_stack(lambda: L.RepeatVector(3)), _VECTOR),
     "Dropout": Row(_stack(lambda: L.Dropout(0.5), lambda: L.SpatialDropout2D(0.5))),
-    "SpatialDropout1D": Row(_stack(lambda: L.SpatialDropout1D(0.5), lambda: L.Dense(3)), _SEQUENCE),
-    "SpatialDropout3D": Row(_stack(lambda: L.SpatialDropout3D(0.5)), _VOLUME),
-    "GaussianNoise, GaussianDropout": Row(_stack(lambda: L.GaussianNoise(0.1), lambda: L.GaussianDropout(0.1))),
     "TimeDistributed": Row(_stack(lambda: L.TimeDistributed(L.Dense(5, activation="relu"))), _SEQUENCE),
     "TimeDistributed convolution": Row(
         _stack(lambda: L.TimeDistributed(L.Conv2D(4, 3, activation="relu"))), ((3, 6, 6, 2),)
