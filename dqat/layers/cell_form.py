@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 
 from dqat.keras_api import keras
+from dqat.layers import xnnpack
 from dqat.observers import Fixed
 
 #: A sigmoid or tanh beyond this input is within an int8 step of its limit, so that a wider range would only
@@ -185,6 +186,28 @@ def product_point(
     sums = tf.round(product / step) + (0.0 if bias is None else tf.round(bias / step))
     found = tf.round(sums * (step / scale)) * scale
     found = tf.clip_by_value(found, after.highest - 255.0 * scale, after.highest)
+    return run.point(name, value, exact=tf.where(known, found, value))
+
+
+def sum_point(run: Numerics, name: str, terms: dict[str, tf.Tensor]) -> tf.Tensor:
+    """The sum of two points' values, quantized to another as XNNPACK's ADD rounds it.
+
+    Args:
+        run: numerics.
+        name: of the point.
+        terms: float32 [batch, units] by point.
+    """
+    value = tf.add(*terms.values())
+    if run.is_export:
+        return run.point(name, value)
+    sources, after = [run.levels(source) for source in terms], run.levels(name)
+    if {one.num_bits for one in (*sources, after)} != {8}:
+        return run.point(name, value)
+    known = tf.reduce_all([one.scale > 0.0 for one in (*sources, after)])
+    *scales, scale = (tf.where(known, one.scale, 1.0) for one in (*sources, after))
+    levels = [xnnpack.levels(x, one) for x, one in zip(terms.values(), scales, strict=True)]
+    found = tf.clip_by_value(xnnpack.added(levels, scales, scale) * scale, after.highest - 255.0 * scale, after.highest)
+    found += value * 0.0  # a NaN stays one
     return run.point(name, value, exact=tf.where(known, found, value))
 
 

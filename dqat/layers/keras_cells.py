@@ -12,6 +12,7 @@ from dqat.layers.cell_form import (
     matrix_product,
     recurrent_product,
     sigmoid_point,
+    sum_point,
 )
 
 
@@ -111,7 +112,7 @@ class LSTMForm(CellForm):
         f = sigmoid_point(run, "forget_gate", self._sum("forget_gate", f, before, run))
         g = activation_point(run, "candidate", g[0] + g[1], self.cell.activation)
         kept, new = run.point("kept", f * before), run.point("new", i * g)
-        cell = self._normalised_cell(run.point("cell_state", kept + new), run)
+        cell = self._normalised_cell(sum_point(run, "cell_state", {"kept": kept, "new": new}), run)
         o = sigmoid_point(run, "output_gate", self._sum("output_gate", o, cell, run))
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
         activated = cell if limit is None and function is tf.identity else run.point("cell_activation", function(cell))
