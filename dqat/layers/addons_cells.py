@@ -83,6 +83,8 @@ def _norm_vectors(name: str, norm: keras.layers.LayerNormalization) -> dict[str,
 class LayerNormLSTMForm(LSTMForm):
     """tensorflow-addons' `LayerNormLSTMCell`: both products and the cell state are normalised."""
 
+    _cell_point = "state_norm_output"
+
     def matrices(self):
         """The kernels, and gain and shift of the three normalisations."""
         found, cell = {role: _centred(matrix) for role, matrix in super().matrices().items()}, self.cell

@@ -189,15 +189,16 @@ def product_point(
     return run.point(name, value, exact=tf.where(known, found, value))
 
 
-def sum_point(run: Numerics, name: str, terms: dict[str, tf.Tensor]) -> tf.Tensor:
-    """The sum of two points' values, quantized to another as XNNPACK's ADD rounds it.
+def kernel_point(run: Numerics, name: str, value: tf.Tensor, kernel: xnnpack.Kernel, **terms: tf.Tensor) -> tf.Tensor:
+    """What an elementwise operation makes of two points' values, quantized to another as its kernel rounds it.
 
     Args:
         run: numerics.
         name: of the point.
+        value: the operation's result in float.
+        kernel: of the operation.
         terms: float32 [batch, units] by point.
     """
-    value = tf.add(*terms.values())
     if run.is_export:
         return run.point(name, value)
     sources, after = [run.levels(source) for source in terms], run.levels(name)
@@ -206,7 +207,11 @@ def sum_point(run: Numerics, name: str, terms: dict[str, tf.Tensor]) -> tf.Tenso
     known = tf.reduce_all([one.scale > 0.0 for one in (*sources, after)])
     *scales, scale = (tf.where(known, one.scale, 1.0) for one in (*sources, after))
     levels = [xnnpack.levels(x, one) for x, one in zip(terms.values(), scales, strict=True)]
-    found = tf.clip_by_value(xnnpack.added(levels, scales, scale) * scale, after.highest - 255.0 * scale, after.highest)
+    found = kernel(levels, scales, scale)
+    for x, level, one in zip(terms.values(), levels, scales, strict=True):
+        # A state that another layer passes on has the scale that it has there.
+        found = tf.where(tf.abs(x - level * one) < 0.01 * one, found, tf.round(value / scale))
+    found = tf.clip_by_value(found * scale, after.highest - 255.0 * scale, after.highest)
     found += value * 0.0  # a NaN stays one
     return run.point(name, value, exact=tf.where(known, found, value))
 

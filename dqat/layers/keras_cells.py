@@ -9,11 +9,12 @@ from dqat.layers.cell_form import (
     activation_point,
     activation_range,
     input_product,
+    kernel_point,
     matrix_product,
     recurrent_product,
     sigmoid_point,
-    sum_point,
 )
+from dqat.layers.xnnpack import added, multiplied
 
 
 class SimpleRNNForm(CellForm):
@@ -86,6 +87,9 @@ class GRUForm(CellForm):
 class LSTMForm(CellForm):
     """`LSTMCell` out of int8 operators, for what TFLite's fused LSTM can't do; the cell state is int8 too."""
 
+    #: Where the cell state comes from.
+    _cell_point = "cell_state"
+
     project = input_product
 
     def _gates(self, projected, states, run):
@@ -111,10 +115,13 @@ class LSTMForm(CellForm):
         i = sigmoid_point(run, "input_gate", self._sum("input_gate", i, before, run))
         f = sigmoid_point(run, "forget_gate", self._sum("forget_gate", f, before, run))
         g = activation_point(run, "candidate", g[0] + g[1], self.cell.activation)
-        kept, new = run.point("kept", f * before), run.point("new", i * g)
-        cell = self._normalised_cell(sum_point(run, "cell_state", {"kept": kept, "new": new}), run)
+        kept = kernel_point(run, "kept", f * before, multiplied, forget_gate=f, **{self._cell_point: before})
+        new = kernel_point(run, "new", i * g, multiplied, input_gate=i, candidate=g)
+        cell = kernel_point(run, "cell_state", kept + new, added, kept=kept, new=new)
+        cell = self._normalised_cell(cell, run)
         o = sigmoid_point(run, "output_gate", self._sum("output_gate", o, cell, run))
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
-        activated = cell if limit is None and function is tf.identity else run.point("cell_activation", function(cell))
-        hidden = run.point("hidden", o * activated)
+        point = self._cell_point if limit is None and function is tf.identity else "cell_activation"
+        activated = cell if point == self._cell_point else run.point(point, function(cell))
+        hidden = kernel_point(run, "hidden", o * activated, multiplied, output_gate=o, **{point: activated})
         return hidden, (hidden, cell)
