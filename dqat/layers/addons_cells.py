@@ -12,12 +12,15 @@ from dqat.layers.cell_form import (
     activation_point,
     activation_range,
     input_product,
+    kernel_point,
     matrix_product,
     product_point,
     recurrent_product,
+    vector_scale,
 )
 from dqat.layers.keras_cells import LSTMForm
 from dqat.layers.rsqrt import integer_rsqrt
+from dqat.layers.xnnpack import added, multiplied, subtracted
 
 
 class PeepholeLSTMForm(LSTMForm):
@@ -45,16 +48,30 @@ def _column_mean(run: Numerics, name: str, source: str, x: tf.Tensor, shift: flo
     return product_point(run, name, source, mean, 1.0 / depth / 127.0, shift)
 
 
-def _layer_norm(run: Numerics, name: str, centred: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """Layer normalisation of what has a mean of zero, out of int8 operators; weights f"{name}_gamma" and _beta."""
-    square = run.point(f"{name}_square", centred * centred)
+def _layer_norm(run: Numerics, name: str, source: str, centred: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """Layer normalisation of what has a mean of zero, out of int8 operators; weights f"{name}_gamma" and _beta.
+
+    Args:
+        run: numerics.
+        name: of the points.
+        source: the point of `centred`.
+        centred: float32 [batch, units].
+        epsilon: added to the variance.
+    """
+    same = source, centred
+    square = kernel_point(run, f"{name}_square", centred * centred, multiplied, same, same)
     variance = _column_mean(run, f"{name}_variance", f"{name}_square", square, epsilon)
     inverse = _rsqrt(run, f"{name}_inverse", f"{name}_variance", variance)
-    normalised = run.point(f"{name}_normalised", centred * inverse)
-    scaled = normalised * run.weights[f"{name}_gamma"]
-    if f"{name}_beta" in run.weights:
-        scaled = run.point(f"{name}_scaled", scaled) + run.weights[f"{name}_beta"]
-    return run.point(f"{name}_output", scaled)
+    terms = same, (f"{name}_inverse", inverse)
+    normalised = kernel_point(run, f"{name}_normalised", centred * inverse, multiplied, *terms)
+    gamma, beta = run.weights[f"{name}_gamma"], run.weights.get(f"{name}_beta")
+    terms = (f"{name}_normalised", normalised), (vector_scale(gamma), gamma)
+    point = f"{name}_output" if beta is None else f"{name}_scaled"
+    scaled = kernel_point(run, point, normalised * gamma, multiplied, *terms)
+    if beta is None:
+        return scaled
+    terms = (f"{name}_scaled", scaled), (vector_scale(beta), beta)
+    return kernel_point(run, f"{name}_output", scaled + beta, added, *terms)
 
 
 def _centred(matrix: tf.Tensor) -> tf.Tensor:
@@ -84,6 +101,7 @@ class LayerNormLSTMForm(LSTMForm):
     """tensorflow-addons' `LayerNormLSTMCell`: both products and the cell state are normalised."""
 
     _cell_point = "state_norm_output"
+    _gate_points = ("kernel_norm_output", "recurrent_norm_output")
 
     def matrices(self):
         """The kernels, and gain and shift of the three normalisations."""
@@ -101,17 +119,18 @@ class LayerNormLSTMForm(LSTMForm):
     def project(self, x, run):
         """The normalised product of the inputs."""
         product = run.point("input_product", matrix_product(x, run.weights["kernel"]))
-        return _layer_norm(run, "kernel_norm", product, self.cell.kernel_norm.epsilon)
+        return _layer_norm(run, "kernel_norm", "input_product", product, self.cell.kernel_norm.epsilon)
 
     def _gates(self, projected, states, run):
         product = recurrent_product(run, states[0])
-        product = _layer_norm(run, "recurrent_norm", product, self.cell.recurrent_norm.epsilon)
+        product = _layer_norm(run, "recurrent_norm", "recurrent_product", product, self.cell.recurrent_norm.epsilon)
         return tf.split(projected, 4, axis=-1), tf.split(product, 4, axis=-1)
 
     def _normalised_cell(self, cell, run):
         mean = _column_mean(run, "state_norm_mean", "cell_state", cell)
-        cell = run.point("state_norm_centred", cell - mean)
-        return _layer_norm(run, "state_norm", cell, self.cell.state_norm.epsilon)
+        terms = ("cell_state", cell), ("state_norm_mean", mean)
+        cell = kernel_point(run, "state_norm_centred", cell - mean, subtracted, *terms)
+        return _layer_norm(run, "state_norm", "state_norm_centred", cell, self.cell.state_norm.epsilon)
 
 
 class LayerNormSimpleRNNForm(CellForm):
@@ -132,7 +151,9 @@ class LayerNormSimpleRNNForm(CellForm):
     def step(self, projected, states, run):
         """See `CellForm.step`."""
         recurrent = recurrent_product(run, states[0])
-        net = _layer_norm(run, "norm", run.point("net", projected + recurrent), self.cell.layernorm.epsilon)
+        terms = ("input_product", projected), ("recurrent_product", recurrent)
+        net = kernel_point(run, "net", projected + recurrent, added, *terms)
+        net = _layer_norm(run, "norm", "net", net, self.cell.layernorm.epsilon)
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
         hidden = net if limit is None and function is tf.identity else run.point("hidden", function(net))
         return hidden, (hidden,)

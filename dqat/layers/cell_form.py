@@ -189,31 +189,45 @@ def product_point(
     return run.point(name, value, exact=tf.where(known, found, value))
 
 
-def kernel_point(run: Numerics, name: str, value: tf.Tensor, kernel: xnnpack.Kernel, **terms: tf.Tensor) -> tf.Tensor:
-    """What an elementwise operation makes of two points' values, quantized to another as its kernel rounds it.
+def kernel_point(
+    run: Numerics,
+    name: str,
+    value: tf.Tensor,
+    kernel: xnnpack.Kernel,
+    *terms: tuple[str | tf.Tensor, tf.Tensor],
+    limit: float | None = None,
+) -> tf.Tensor:
+    """What an elementwise operation makes of two quantized tensors, quantized to a point as its kernel rounds it.
 
     Args:
         run: numerics.
         name: of the point.
         value: the operation's result in float.
         kernel: of the operation.
-        terms: float32 [batch, units] by point.
+        terms: what it takes: the point, or for a vector its scale, and the values.
+        limit: see `Numerics.point`.
     """
     if run.is_export:
-        return run.point(name, value)
-    sources, after = [run.levels(source) for source in terms], run.levels(name)
-    if {one.num_bits for one in (*sources, after)} != {8}:
-        return run.point(name, value)
-    known = tf.reduce_all([one.scale > 0.0 for one in (*sources, after)])
-    *scales, scale = (tf.where(known, one.scale, 1.0) for one in (*sources, after))
-    levels = [xnnpack.levels(x, one) for x, one in zip(terms.values(), scales, strict=True)]
+        return run.point(name, value, limit=limit)
+    after, before = run.levels(name), [run.levels(source) for source, _ in terms if isinstance(source, str)]
+    if {one.num_bits for one in (*before, after)} != {8}:
+        return run.point(name, value, limit=limit)
+    scales = [run.levels(source).scale if isinstance(source, str) else source for source, _ in terms]
+    known = tf.reduce_all([one > 0.0 for one in (*scales, after.scale)])
+    *scales, scale = (tf.where(known, one, 1.0) for one in (*scales, after.scale))
+    levels = [xnnpack.levels(x, one) for (_, x), one in zip(terms, scales, strict=True)]
     found = kernel(levels, scales, scale)
-    for x, level, one in zip(terms.values(), levels, scales, strict=True):
+    for (_, x), level, one in zip(terms, levels, scales, strict=True):
         # A state that another layer passes on has the scale that it has there.
         found = tf.where(tf.abs(x - level * one) < 0.01 * one, found, tf.round(value / scale))
     found = tf.clip_by_value(found * scale, after.highest - 255.0 * scale, after.highest)
     found += value * 0.0  # a NaN stays one
-    return run.point(name, value, exact=tf.where(known, found, value))
+    return run.point(name, value, limit=limit, exact=tf.where(known, found, value))
+
+
+def vector_scale(vector: tf.Tensor) -> tf.Tensor:
+    """The scale of a quantized vector inside a cell, which has 256 levels from end to end, 0 among them."""
+    return (tf.maximum(tf.reduce_max(vector), 0.0) - tf.minimum(tf.reduce_min(vector), 0.0)) / 255.0
 
 
 def recurrent_product(run: Numerics, hidden: tf.Tensor) -> tf.Tensor:

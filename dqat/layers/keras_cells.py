@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from dqat.layers.cell_form import (
     ACTIVATIONS,
+    PREACTIVATION_LIMIT,
     CellForm,
     activation_name,
     activation_point,
@@ -87,8 +88,9 @@ class GRUForm(CellForm):
 class LSTMForm(CellForm):
     """`LSTMCell` out of int8 operators, for what TFLite's fused LSTM can't do; the cell state is int8 too."""
 
-    #: Where the cell state comes from.
+    #: The point of the cell state, and those that a gate's sum is of.
     _cell_point = "cell_state"
+    _gate_points = ("input_product", "recurrent_product")
 
     project = input_product
 
@@ -100,10 +102,13 @@ class LSTMForm(CellForm):
         return None
 
     def _sum(self, name, gate, cell, run):
-        peephole = self._peephole(name, cell, run)
+        """The point of a gate's sum."""
+        peephole, terms = self._peephole(name, cell, run), zip(self._gate_points, gate, strict=True)
         if peephole is None:
-            return gate[0] + gate[1]
-        return run.point(f"{name}_products", gate[0] + gate[1]) + peephole
+            return kernel_point(run, f"{name}_sum", gate[0] + gate[1], added, *terms, limit=PREACTIVATION_LIMIT)
+        products = kernel_point(run, f"{name}_products", gate[0] + gate[1], added, *terms)
+        terms = (f"{name}_products", products), (f"{name}_peephole", peephole)
+        return kernel_point(run, f"{name}_sum", products + peephole, added, *terms, limit=PREACTIVATION_LIMIT)
 
     def _normalised_cell(self, cell, run):
         return cell
@@ -112,16 +117,16 @@ class LSTMForm(CellForm):
         """See `CellForm.step`."""
         before = states[1]
         i, f, g, o = zip(*self._gates(projected, states, run), strict=True)
-        i = sigmoid_point(run, "input_gate", self._sum("input_gate", i, before, run))
-        f = sigmoid_point(run, "forget_gate", self._sum("forget_gate", f, before, run))
+        i = run.point("input_gate", tf.sigmoid(self._sum("input_gate", i, before, run)))
+        f = run.point("forget_gate", tf.sigmoid(self._sum("forget_gate", f, before, run)))
         g = activation_point(run, "candidate", g[0] + g[1], self.cell.activation)
-        kept = kernel_point(run, "kept", f * before, multiplied, forget_gate=f, **{self._cell_point: before})
-        new = kernel_point(run, "new", i * g, multiplied, input_gate=i, candidate=g)
-        cell = kernel_point(run, "cell_state", kept + new, added, kept=kept, new=new)
+        kept = kernel_point(run, "kept", f * before, multiplied, ("forget_gate", f), (self._cell_point, before))
+        new = kernel_point(run, "new", i * g, multiplied, ("input_gate", i), ("candidate", g))
+        cell = kernel_point(run, "cell_state", kept + new, added, ("kept", kept), ("new", new))
         cell = self._normalised_cell(cell, run)
-        o = sigmoid_point(run, "output_gate", self._sum("output_gate", o, cell, run))
+        o = run.point("output_gate", tf.sigmoid(self._sum("output_gate", o, cell, run)))
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
         point = self._cell_point if limit is None and function is tf.identity else "cell_activation"
         activated = cell if point == self._cell_point else run.point(point, function(cell))
-        hidden = kernel_point(run, "hidden", o * activated, multiplied, output_gate=o, **{point: activated})
+        hidden = kernel_point(run, "hidden", o * activated, multiplied, ("output_gate", o), (point, activated))
         return hidden, (hidden, cell)

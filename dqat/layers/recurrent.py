@@ -397,7 +397,7 @@ class QuantizedRNN(QuantizedLayer):
         projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), _Sequence(self, weights, rows, training))
         projected = tf.reshape(projected, [time, batch, projected.shape[-1]])
         points = {name: self.points[name] for name in self._in_loop}
-        run = _Timestep(weights, points, drop)
+        run = _Timestep(weights, dict(self.points), drop)
         run.in_use, run.repeats = {name: quantizer.in_use() for name, quantizer in points.items()}, time
         tracked = {name: quantizer for name, quantizer in points.items() if not isinstance(quantizer.observer, Fixed)}
 
