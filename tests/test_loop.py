@@ -18,6 +18,7 @@ MODELS = {
         lambda: layers.GRU(8, return_sequences=True), lambda: layers.Dense(7), lambda: layers.SimpleRNN(6)
     ),
     "stacked cells": UNROLLED["stacked cells"],
+    "a user's own cell": UNROLLED["a user's own cell"],
 }
 
 

@@ -259,8 +259,9 @@ def test_a_masked_model_is_not_exported_as_a_whole_sequence(frames, tmp_path):
         [lambda: layers.GRU(8, return_sequences=True), lambda: layers.Dense(5), lambda: layers.SimpleRNN(6)],
         [lambda: layers.RNN(tfa.rnn.LayerNormLSTMCell(8), return_sequences=True), lambda: layers.LSTM(6)],
         [lambda: layers.Masking(), lambda: layers.LSTM(6)],
+        [lambda: layers.RNN(MinimalGatedUnit(6))],
     ],
-    ids=["lstm, stacked", "gru, dense, simple rnn", "layer-norm lstm, lstm", "masked lstm"],
+    ids=["lstm, stacked", "gru, dense, simple rnn", "layer-norm lstm, lstm", "masked lstm", "a user's own cell"],
 )
 def test_a_streaming_file_gives_the_outputs_of_the_whole_sequence(frames, parts, tmp_path):
     model = dqat.quantize_model(chain(*parts)())

@@ -198,7 +198,6 @@ class _Inference(tf.Module):
 
     def __init__(self, graph: keras.Model) -> None:
         super().__init__()
-        self._kept = graph.variables
         self._graph = lambda inputs: graph(inputs, training=False)
         self.serve = tf.function(lambda **inputs: self._outputs([inputs[name] for name in sorted(inputs)]))
         self.signature = {
@@ -221,6 +220,8 @@ class _FloatFile(NamedTuple):
 def _convert(graph: keras.Model) -> _FloatFile:
     module = _Inference(graph)
     function = module.serve.get_concrete_function(**module.signature)
+    # A variable that nobody knows, such as one of a user's own cell, costs the file its signature.
+    module.kept = function.graph.variables
     content = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
     return _FloatFile(content, marks_of(function.graph.get_operations()))
 
