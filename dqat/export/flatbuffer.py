@@ -269,6 +269,32 @@ class Flatbuffer:
                 operator.outputs, after[0].outputs = after[0].outputs, []
         self.drop_unused()
 
+    def close_splits(self) -> None:
+        """Lets SPLITs split the integers that the quantizer leaves in float, since nobody reads one of their parts."""
+        operators = self.graph.operators
+        producer = {index: operator for operator in operators for index in operator.outputs}
+        for operator in operators:
+            before = producer.get(operator.inputs[1]) if self.operator_name(operator) == "SPLIT" else None
+            if before is None or self.operator_name(before) != "DEQUANTIZE":
+                continue
+            source, results = before.inputs[0], list(operator.outputs)
+            readers = [[one for one in operators if part in one.inputs] for part in results]
+            after = [one for part in readers for one in part]
+            same = all(self.parameters(one.outputs[0]) == self.parameters(source) for one in after)
+            if {self.operator_name(one) for one in after} != {"QUANTIZE"} or any(len(part) > 1 for part in readers):
+                continue
+            if not same or {*results} & {*self.graph.outputs}:
+                continue
+            for place, part in enumerate(readers):
+                if part:
+                    results[place], part[0].outputs = part[0].outputs[0], []
+                else:
+                    unread = self.tensor(results[place])
+                    unread.type, unread.quantization = self.tensor(source).type, self.tensor(source).quantization
+            operator.inputs = np.array([operator.inputs[0], source], np.int32)
+            operator.outputs = np.array(results, np.int32)
+        self.drop_unused()
+
     def drop_unused(self) -> None:
         """Removes operators without an output that anyone reads, and tensors that nobody mentions."""
         graph = self.graph

@@ -298,6 +298,7 @@ def _to_integers(model: keras.Model, floats: _FloatFile) -> bytes:
         veil = Veil(flatbuffer, [*mixed.operators, *kept])
         quantized = Flatbuffer(quantize(flatbuffer.to_bytes(), in_child=is_long))
         quantized.close_islands(_KNOW_INT8)
+        quantized.close_splits()
         operators = veil.lift(quantized)
         mixed.quantize(quantized, operators[: len(mixed.operators)])
         if model.float_layers:
