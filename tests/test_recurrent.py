@@ -258,7 +258,7 @@ def test_a_cell_state_alone_may_be_a_models_output(frames, tmp_path):
     model = dqat.quantize_model(keras.Model(inputs, layers.Dense(3)(cell_state)))
     for _ in range(2):
         model(frames[0][0][:32], training=True)
-    for _ in range(6):  # every other time the quantizer leaves the last output gate's part, which nobody reads, in float
+    for _ in range(6):  # every other time the quantizer leaves the last output gate in float, since nobody reads it
         dqat.export_tflite(model, tmp_path / "model.tflite")
         assert dqat.inspect_tflite(tmp_path / "model.tflite").float_islands == []
     assert dqat.verify(model, tmp_path / "model.tflite", frames[1][0][:32]).within_1_lsb >= 0.99
