@@ -420,7 +420,7 @@ def quantized_lstm(
     *,
     initial_state: tuple[TensorLike, TensorLike] | None = None,
     mask: TensorLike | None = None,
-    product_scales: TensorLike | None = None,
+    operand_scales: TensorLike | None = None,
     go_backwards: bool = False,
     time_major: bool = False,
     hidden_bits: int = 8,
@@ -445,10 +445,11 @@ def quantized_lstm(
         initial_state: float32 [batch, units] each, hidden and cell; None for zeros.
         mask: bool [batch, time]; where it is false, states and output stay what they were, and nothing is
             recorded. The output before the first timestep is 0, as in Keras.
-        product_scales: float32 [2, 4], for each gate the scale of `x` times that of its kernel, then that of the
-            hidden state times that of its recurrent kernel. With them, once both ranges are known, sums, gates and
-            cell state are rounded as TFLite's integer kernel rounds them, with its fixed-point logistic and tanh; the
-            cell state's scale must be a power of two from 2^-15 to 2^-9, else they count for nothing.
+        operand_scales: float32 [3, 4], for each gate the scales of `x`, of its kernel and of its recurrent kernel, all
+            of which are whole multiples of their scales. With them, once both ranges are known, products are exact sums
+            of integers, and sums, gates and cell state are rounded as TFLite's integer kernel rounds them, with its
+            fixed-point logistic and tanh; the cell state's scale must be a power of two from 2^-15 to 2^-9, else they
+            count for nothing. An initial hidden state goes to the nearest multiple of its scale.
         go_backwards: runs from the last timestep to the first.
         time_major: `x`, `mask` and the outputs are [time, batch, ...].
         hidden_bits: 2 to 16.
@@ -472,7 +473,7 @@ def quantized_lstm(
         tf.zeros([0, 0], tf.bool) if mask is None else mask,
         *hidden_range,
         *cell_range,
-        tf.zeros([0, 0]) if product_scales is None else product_scales,
+        tf.zeros([0, 0]) if operand_scales is None else operand_scales,
         hidden_bits=hidden_bits,
         hidden_narrow_range=hidden_narrow_range,
         cell_bits=cell_bits,

@@ -94,11 +94,11 @@ def _draw_lstm(random):
         arguments[-1], refused = np.stack([arguments[-1]] * 2), True
     # Scales that no layer has count for nothing.
     scales = np.float32(
-        random.generator.choice([1e-9, 3e-5, 2e-4, 1.0, 0.0, np.nan], (2, 4), p=[0.05, 0.4, 0.4, 0.05, 0.05, 0.05])
+        random.generator.choice([1e-9, 5e-3, 2e-2, 1.0, 0.0, np.nan], (3, 4), p=[0.05, 0.4, 0.4, 0.05, 0.05, 0.05])
     )
     scales = scales if random.chance(0.6) else np.zeros((0, 0), np.float32)
     if random.chance(0.02):
-        scales, refused = np.zeros((2, 3), np.float32), True
+        scales, refused = np.zeros((3, 3), np.float32), True
     return [*arguments, scales], options, refused
 
 

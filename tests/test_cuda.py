@@ -115,10 +115,13 @@ def test_the_recurrent_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path):
     flags += ["-DDQAT_INSTRUCTION_SET=baseline", "-ffp-contract=off"]
     tiles, program = tmp_path / "product_tiles.o", tmp_path / "cuda_lstm_on_host"
     core = (
+        "code_products",
+        "code_tiles",
         "gru_rows",
         "gru_step",
         "lstm_forward",
         "lstm_backward",
+        "lstm_products",
         "lstm_rows",
         "lstm_tables",
         "products",
@@ -332,11 +335,11 @@ class TestGpuRecurrent:
     @pytest.mark.parametrize("batch, time, features, units", [(3, 4, 5, 7), (33, 5, 12, 24), (20, 3, 9, 528)])
     @pytest.mark.parametrize("masked", [False, True])
     @pytest.mark.parametrize("backwards", [False, True])
-    @pytest.mark.parametrize("scale", [None, 6e-5])
+    @pytest.mark.parametrize("scale", [None, 0.02])
     def test_results_and_gradients_have_the_cpus_bits(
         self, rng, batch, time, features, units, masked, backwards, scale
     ):
-        scales = None if scale is None else np.full((2, 4), scale, np.float32)
+        scales = None if scale is None else np.full((3, 4), scale, np.float32)
         mask = rng.random((batch, time)) < 0.6 if masked else None
         arguments = [
             rng.standard_normal((batch, time, features)),
@@ -353,7 +356,7 @@ class TestGpuRecurrent:
                 tape.watch([x, kernel, recurrent, bias, hidden, cell])
                 found = dqat.ops.quantized_lstm(
                     x, kernel, recurrent, bias, ends[:2], ends[2:], initial_state=(hidden, cell), mask=mask,
-                    product_scales=scales, go_backwards=backwards,
+                    operand_scales=scales, go_backwards=backwards,
                 )  # fmt: skip
                 loss = tf.reduce_sum(found.outputs * tf.range(units, dtype=tf.float32)) + tf.reduce_sum(found.cell)
             gradients = tape.gradient(loss, [x, kernel, recurrent, bias, hidden, cell])

@@ -67,6 +67,26 @@ def test_the_simulation_is_tflites_integer_lstm(speech, use_bias, recurrent_drop
     assert apart.max() <= 1
 
 
+def test_inputs_that_dropout_keeps_are_not_rounded_again(speech):
+    """They are whole multiples of a scale that is larger by what dropout multiplies with."""
+    keras.utils.set_random_seed(0)
+    model, layer = quantized_lstm(16, return_sequences=True, use_bias=False, dropout=0.5)
+    model(speech[0][0][:64], training=True)
+    quantizer = layer.input_quantizer
+    x = quantizer.quantize(tf.constant(speech[0][0][:64]), quantizer.range())
+    tf.random.set_seed(1)
+    kept = x * tf.nn.dropout(tf.ones([64, 1, 12]), 0.5)
+    ends = quantizer.range()
+    quantizer.min.assign(ends[0] * 2.0)
+    quantizer.max.assign(ends[1] * 2.0)
+    expected = layer(kept)
+    quantizer.min.assign(ends[0])
+    quantizer.max.assign(ends[1])
+    assert np.abs(layer(kept) - expected).max() > 0.0
+    tf.random.set_seed(1)
+    np.testing.assert_array_equal(layer(x, training=True), expected)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_without_the_inputs_range_gates_are_float(speech, use_bias):
     model, layer = quantized_lstm(16, return_sequences=True, use_bias=use_bias)

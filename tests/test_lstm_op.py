@@ -22,8 +22,8 @@ RANGES = {
 }
 CELL = QuantizerSpec(num_bits=16, symmetric=True, power_of_two=True)
 NAMES = ("outputs", "hidden", "cell", "records", "x", "kernel", "recurrent", "bias", "initial hidden", "initial cell")
-# As if of trained layers: sums keep 0 to 3 bits for a second rounding.
-SCALES = np.float32([[3e-4, 1e-4, 1e-4, 5e-5], [4e-5, 6e-5, 1e-4, 2e-4]])
+# Of x, kernel and recurrent kernel, as if of trained layers: sums keep 0 to 3 bits for a second rounding.
+SCALES = np.float32([[0.01] * 4, [0.03, 0.01, 0.01, 0.005], [0.005, 0.008, 0.013, 0.025]])
 # 7: less than a block of 16 units; 24: a block and a half; 528: so many that threads divide the units.
 SHAPES = [(3, 4, 5, 7), (33, 5, 12, 24), (50, 3, 20, 64), (20, 3, 9, 528), (1, 1, 1, 1)]
 
@@ -42,6 +42,25 @@ def arguments(shape, rng, gain=1.0):
         normal(4 * units, by=gain),
         normal(batch, units, by=0.3),
         normal(batch, units),
+    ]
+
+
+def on_grid(values, ranges):
+    """x, both kernels and the hidden state as whole multiples of SCALES and of the hidden range's scale."""
+    x, kernel, recurrent, bias, hidden, cell = (np.asarray(value) for value in values)
+
+    def rounded(value, scale, most):
+        return tf.constant(np.clip(np.round(value / scale), -most, most) * scale)
+
+    columns = [np.repeat(scales, recurrent.shape[0]) for scales in SCALES]
+    (low, high), _ = ranges
+    return [
+        rounded(x, SCALES[0, 0], 255),
+        rounded(kernel, columns[1], 127),
+        rounded(recurrent, columns[2], 127),
+        tf.constant(bias),
+        tf.constant(hidden) if high < low else rounded(hidden, np.float32(high - low) / np.float32(255), 255),
+        tf.constant(cell),
     ]
 
 
@@ -116,12 +135,11 @@ def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit
     gradients are the same but for rounding.
 
     Their sums run over batch * time * 4 * units products at most, some hundred on the way to any one of them that
-    matter; 2e-6 of the largest, 32 epsilons, is what is allowed.
+    matter; 4e-6 of the largest, 64 epsilons, is what is allowed.
     """
     batch, time, _features, units = shape
     monkeypatch.setattr(tf, "sigmoid", sigmoid)
     monkeypatch.setattr(tf, "tanh", tanh)
-    monkeypatch.setattr(tf, "matmul", ops.matmul)
     monkeypatch.setattr(
         tf,
         "tensordot",
@@ -131,6 +149,7 @@ def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit
     )
     for backwards, masked in itertools.product([False, True], repeat=2):
         values = arguments(shape, rng)
+        values = values if scales is None else on_grid(values, RANGES[ranges])
         slopes = [
             tf.constant(rng.standard_normal(size, np.float32)) for size in ([batch, time, units], *[[batch, units]] * 2)
         ]
@@ -146,7 +165,7 @@ def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit
                         slopes,
                         mask=mask,
                         go_backwards=backwards,
-                        product_scales=scales,
+                        operand_scales=scales,
                     ),
                     strict=True,
                 )
@@ -157,7 +176,7 @@ def test_with_the_same_products_and_activations_it_is_the_composition_to_the_bit
             np.testing.assert_array_equal(fused[name], composed[name], err_msg=f"{name} {backwards} {masked}")
         for name in NAMES[4:]:
             apart = np.abs(fused[name] - composed[name]).max() / max(np.abs(composed[name]).max(), 1e-3)
-            assert apart <= 2e-6, (name, backwards, masked, apart)
+            assert apart <= 4e-6, (name, backwards, masked, apart)
 
 
 def test_time_may_come_first(rng):
@@ -186,8 +205,8 @@ def test_time_may_come_first(rng):
 @pytest.mark.parametrize("units", [24, 64, 528])
 def test_a_row_has_the_same_bits_in_every_batch(rng, units):
     """So the records of a batch that is split over replicas, merged, are those of the whole one."""
-    values = arguments((32, 4, 12, units), rng)
-    whole = run(lstm_sequence.fused, values, RANGES["wide"], product_scales=SCALES)
+    values = on_grid(arguments((32, 4, 12, units), rng), RANGES["wide"])
+    whole = run(lstm_sequence.fused, values, RANGES["wide"], operand_scales=SCALES)
     for parts in ([16, 16], [30, 2], [1, 31], [7, 9, 16]):
         ends = np.cumsum(parts)
         found = [
@@ -195,7 +214,7 @@ def test_a_row_has_the_same_bits_in_every_batch(rng, units):
                 lstm_sequence.fused,
                 [v[end - size : end] if i in (0, 4, 5) else v for i, v in enumerate(values)],
                 RANGES["wide"],
-                product_scales=SCALES,
+                operand_scales=SCALES,
             )
             for size, end in zip(parts, ends, strict=True)
         ]
@@ -219,7 +238,8 @@ for shape in [(13, 5, 20, 40), (18, 3, 70, 530)]:
     batch, time, _, units = shape
     slopes = [tf.constant(rng.standard_normal(s, np.float32)) for s in ([batch, time, units], *[[batch, units]] * 2)]
     for scales in (None, t.SCALES):
-        for each in t.run(t.lstm_sequence.fused, values, t.RANGES["wide"], slopes, product_scales=scales):
+        values = values if scales is None else t.on_grid(values, t.RANGES["wide"])
+        for each in t.run(t.lstm_sequence.fused, values, t.RANGES["wide"], slopes, operand_scales=scales):
             digest.update(each.tobytes())
 print(digest.hexdigest())
 """
@@ -263,7 +283,7 @@ def test_a_nan_marks_the_record_unless_its_timestep_is_masked(rng):
     x = x.numpy()
     x[2, 1, 3] = np.nan
     for scales in (None, SCALES):
-        results = ops.quantized_lstm(x, *rest[:3], *RANGES["wide"], product_scales=scales)
+        results = ops.quantized_lstm(x, *rest[:3], *RANGES["wide"], operand_scales=scales)
         assert [float(v) for v in (*results.hidden_record, *results.cell_record)] == [-INFINITY, INFINITY] * 2
     mask = np.ones((4, 3), bool)
     mask[2, 1] = False
@@ -296,7 +316,7 @@ WRONG = {
     "mask": lambda v: v | {"mask": np.ones((3, 5), bool)},
     "hidden_min": lambda v: v | {"hidden_min": 2.0},
     "cell_max": lambda v: v | {"cell_max": np.float32([1.0, 1.0])},
-    "product_scales": lambda v: v | {"product_scales": SCALES[:1]},
+    "operand_scales": lambda v: v | {"operand_scales": SCALES[:2]},
     "no units": lambda v: (
         v | {"kernel": np.zeros((5, 0), np.float32), "recurrent_kernel": np.zeros((0, 0), np.float32)}
     ),
@@ -308,7 +328,7 @@ def test_wrong_arguments_are_refused(rng, wrong):
     names = ("x", "kernel", "recurrent_kernel", "bias", "initial_hidden", "initial_cell")
     values = dict(zip(names, arguments((3, 4, 5, 7), rng), strict=True))
     values |= {"mask": np.ones((3, 4), bool)}
-    values |= {"hidden_min": -1.0, "hidden_max": 1.0, "cell_min": -8.0, "cell_max": 8.0, "product_scales": SCALES}
+    values |= {"hidden_min": -1.0, "hidden_max": 1.0, "cell_min": -8.0, "cell_max": 8.0, "operand_scales": SCALES}
     native.ops.dqat_quantized_lstm(**values)
     values = WRONG[wrong](values)
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -419,7 +439,7 @@ for call in range(1500):
         shapes[index] = wrong
     values = {name: random.standard_normal(shape).astype("f") for name, shape in zip(names[:6], shapes)}
     values["mask"] = tf.zeros(shapes[6], tf.bool)
-    values["product_scales"] = np.full((0, 0) if random.random() < 0.5 else (2, 4), 1e-4, "f")
+    values["operand_scales"] = np.full((0, 0) if random.random() < 0.5 else (3, 4), 1e-2, "f")
     pairs = [(-1.0, 1.0), (0.0, 0.0), (np.inf, -np.inf), (0.0, 3e-36), (1.0, -1.0), (np.nan, 1.0)]
     hidden, cell = (int(v) for v in random.choice(6, 2, p=[0.5, 0.1, 0.2, 0.1, 0.05, 0.05]))
     refused = not fits(*shapes) or max(hidden, cell) > 3

@@ -30,10 +30,10 @@ def lstm(**changed):
         "initial_hidden": [None, 7],
         "initial_cell": [None, 7],
         "mask": [0, 0],
-        "product_scales": [0, 0],
+        "operand_scales": [0, 0],
     }
     shapes |= changed
-    return [*list(shapes.values())[:6], (shapes["mask"], tf.bool), *[[]] * 4, shapes["product_scales"]]
+    return [*list(shapes.values())[:6], (shapes["mask"], tf.bool), *[[]] * 4, shapes["operand_scales"]]
 
 
 def learned(step, signed=None, elements=()):
@@ -127,7 +127,7 @@ WRONG = [
     ("quantized_lstm", lstm(x=[2, None, 5], initial_hidden=[3, 7]), {}),
     ("quantized_lstm", lstm(x=[2, 9, 5], mask=[2, 8]), {}),
     ("quantized_lstm", [*lstm()[:10], [1], [2, 4]], {}),
-    ("quantized_lstm", lstm(product_scales=[2, 3]), {}),
+    ("quantized_lstm", lstm(operand_scales=[3, 3]), {}),
     ("quantized_lstm_grad", [[None, None, 8], None, None, *lstm(), None, None, None], {}),
     ("quantized_lstm_grad", [None, None, [None, 8], *lstm(), None, None, None], {}),
     ("quantized_lstm_grad", [None, None, None, *lstm(x=[2, 9, 5]), [2, 8, 7], None, None], {}),

@@ -28,21 +28,91 @@ struct LstmCase {
   DQAT_HOST_DEVICE StateGrid HiddenGrid() const { return MakeStateGrid(hidden.MakeGridOrNan(0)); }
   DQAT_HOST_DEVICE StateGrid CellGrid() const { return MakeStateGrid(cell.MakeGridOrNan(0)); }
   DQAT_HOST_DEVICE LstmRounding Rounding() const {
-    return MakeLstmRounding(arguments.factors, HiddenGrid(), CellGrid());
+    return MakeLstmRounding(arguments.scales, HiddenGrid(), CellGrid());
   }
   DQAT_HOST_DEVICE TimeOrder order() const { return TimeOrder(shape, arguments); }
   int64_t states() const { return shape.batch * shape.units; }
+};
+
+// With whole numbers in place of floats where `codes` of them are a unit; sums of their products are exact as
+// far as 2^24. 0: as they are.
+DQAT_HOST_DEVICE inline float Coded(float value, float codes) {
+  return codes == 0.0f ? value : rintf(value * codes);
+}
+
+struct CodedRows {
+  TileOperand rows;
+  float codes;
+
+  DQAT_HOST_DEVICE bool by_depth() const { return rows.by_depth(); }
+  DQAT_HOST_DEVICE float Get(int r, int64_t k) const { return Coded(rows.Get(r, k), codes); }
+};
+
+// Columns of [depth, 4 units].
+struct KernelOperand {
+  const float* kernel;
+  int64_t units, first;
+  const float* codes;  // by gate
+
+  DQAT_HOST_DEVICE bool by_depth() const { return false; }
+  DQAT_HOST_DEVICE float Get(int j, int64_t k) const {
+    const int64_t column = first + j;
+    return column < 4 * units ? Coded(kernel[k * 4 * units + column], codes[column / units]) : 0.0f;
+  }
 };
 
 // The four gates of 16 units are the 64 columns of a tile.
 struct GateOperand {
   const float* recurrent;  // from the first of the units on
   int64_t units, count;    // of all units; of those from there on
+  const float* codes;      // by gate
 
   DQAT_HOST_DEVICE bool by_depth() const { return false; }
   DQAT_HOST_DEVICE float Get(int j, int64_t k) const {
     const int unit = j % kTileSide, gate = j / kTileSide;
-    return unit < count ? recurrent[(k * 4 + gate) * units + unit] : 0.0f;
+    return unit < count ? Coded(recurrent[(k * 4 + gate) * units + unit], codes[gate]) : 0.0f;
+  }
+};
+
+// The inputs' share of all timesteps' sums. A task is a tile.
+struct LstmInputsWork {
+  static constexpr int kRows = 4;
+  static constexpr int64_t kHeight = kTileSide * kRows;
+  using Memory = TileMemory<kRows>;
+
+  LstmCase given;
+  float* gates;
+
+  DQAT_HOST_DEVICE int64_t ColumnTiles() const {
+    return (given.shape.gates() + kTileColumns - 1) / kTileColumns;
+  }
+  int64_t Tasks() const { return (given.shape.rows() + kHeight - 1) / kHeight * ColumnTiles(); }
+
+  template <typename Block>
+  DQAT_HOST_DEVICE void Run(Block& block, int64_t task, Memory& memory) const {
+    const LstmShape& shape = given.shape;
+    const LstmArguments& arguments = given.arguments;
+    const int64_t row = task / ColumnTiles() * kHeight, column = task % ColumnTiles() * kTileColumns;
+    const LstmRounding rounding = given.Rounding();
+    const CodedRows left = {{arguments.x + row * shape.features, shape.features, 1, shape.rows() - row},
+                            rounding.is_integer ? rounding.x_codes : 0.0f};
+    const LstmRounding none = {};
+    const KernelOperand right = {arguments.kernel, shape.units, column,
+                                 (rounding.is_integer ? rounding : none).kernel_codes};
+    typename Block::template PerThread<TileSums<kRows>> sums;
+    MultiplyTile<kRows>(block, shape.features, left, right, memory, sums);
+    block.ForEachThread([&](int thread) {
+      for (int i = 0; i < kRows; ++i) {
+        for (int j = 0; j < 4; ++j) {
+          const int64_t r = row + thread / kTileSide + kTileSide * i;
+          const int64_t c = column + thread % kTileSide + kTileSide * j;
+          if (r < shape.rows() && c < shape.gates()) {
+            const float factor = rounding.is_integer ? rounding.input_factors[c / shape.units] : 1.0f;
+            gates[r * shape.gates() + c] = sums[thread].at[i][j] * factor;
+          }
+        }
+      }
+    });
   }
 };
 
@@ -68,8 +138,11 @@ struct LstmForwardStep {
     const LstmShape& shape = given.shape;
     const int64_t tiles = (shape.units + kTileSide - 1) / kTileSide;
     const int64_t row = task / tiles * kStepHeight, unit = task % tiles * kTileSide;
-    const TileOperand left = {hidden_before + row * shape.units, shape.units, 1, shape.batch - row};
-    const GateOperand right = {given.arguments.recurrent + unit, shape.units, shape.units - unit};
+    const LstmRounding rounding = given.Rounding(), none = {};
+    const CodedRows left = {{hidden_before + row * shape.units, shape.units, 1, shape.batch - row},
+                            rounding.is_integer ? rounding.hidden_codes : 0.0f};
+    const GateOperand right = {given.arguments.recurrent + unit, shape.units, shape.units - unit,
+                               (rounding.is_integer ? rounding : none).recurrent_codes};
     typename Block::template PerThread<TileSums<kStepRows>> sums;
     MultiplyTile<kStepRows>(block, shape.units, left, right, memory, sums);
     typename Block::template PerThread<Pair> cell_found, hidden_found;
@@ -79,7 +152,7 @@ struct LstmForwardStep {
       for (int i = 0; i < kStepRows; ++i) {
         const int64_t b = row + thread / kTileSide + kTileSide * i;
         if (b < shape.batch && u < shape.units) {
-          Cell(b, u, sums[thread].at[i], &cell_found[thread], &hidden_found[thread]);
+          Cell(b, u, rounding, sums[thread].at[i], &cell_found[thread], &hidden_found[thread]);
         }
       }
     });
@@ -97,8 +170,8 @@ struct LstmForwardStep {
     });
   }
 
-  DQAT_HOST_DEVICE void Cell(int64_t b, int64_t u, const float* recurrent, Pair* cell_found,
-                             Pair* hidden_found) const {
+  DQAT_HOST_DEVICE void Cell(int64_t b, int64_t u, const LstmRounding& rounding, const float* products,
+                             Pair* cell_found, Pair* hidden_found) const {
     const TimeOrder order = given.order();
     const int64_t units = given.shape.units, state = b * units + u, row = order.Row(b, s);
     float* output = outputs + order.OutputRow(b, s) * units + u;
@@ -110,9 +183,11 @@ struct LstmForwardStep {
     }
     float* gate = gates + row * 4 * units + u;
     const float* bias = given.arguments.bias;
-    float input[4];
-    for (int i = 0; i < 4; ++i) input[i] = gate[i * units] + (bias == nullptr ? 0.0f : bias[i * units + u]);
-    const LstmRounding rounding = given.Rounding();
+    float input[4], recurrent[4];
+    for (int i = 0; i < 4; ++i) {
+      input[i] = gate[i * units] + (bias == nullptr ? 0.0f : bias[i * units + u]);
+      recurrent[i] = products[i] * (rounding.is_integer ? rounding.hidden_factors[i] : 1.0f);
+    }
     const LstmGates from_input = {input[0], input[1], input[2], input[3]};
     const LstmGates from_hidden = {recurrent[0], recurrent[1], recurrent[2], recurrent[3]};
     const LstmGates sums = {input[0] + recurrent[0], input[1] + recurrent[1], input[2] + recurrent[2],
@@ -174,11 +249,8 @@ void RunLstmForward(const LstmCase& given, const CudaLstmResults& results, float
   const LstmShape& shape = given.shape;
   const LstmArguments& arguments = given.arguments;
   const int64_t states = given.states(), tasks = StepTasks(shape, kTileSide);
-  const ProductWork projection = {{arguments.x, shape.features, 1, shape.rows()},
-                                  {arguments.kernel, 1, shape.gates(), shape.gates()},
-                                  shape.features,
-                                  results.gates};
-  launcher.Run(projection.Tasks(), projection);
+  const LstmInputsWork inputs = {given, results.gates};
+  launcher.Run(inputs.Tasks(), inputs);
   if (shape.time == 0) {
     launcher.Copy(states, arguments.hidden, results.hidden);
     launcher.Copy(states, arguments.cell, results.cell);

@@ -13,7 +13,8 @@
 // clipped.
 //
 // Everything is row-major. A row's outputs are a function of that row and of the weights alone, to the bit:
-// see products.h. With AVX2 and AVX-512 they are the same bits. No result depends on the number of threads.
+// see lstm_products.h. With AVX2 and AVX-512 they are the same bits. No result depends on the number of
+// threads.
 #ifndef DQAT_CORE_LSTM_H_
 #define DQAT_CORE_LSTM_H_
 
@@ -50,8 +51,8 @@ struct LstmArguments {
   bool time_major;         // [time, batch] where it says [batch, time], here and in results and gradients
   StateGrid hidden_grid;
   StateGrid cell_grid;
-  // [2, 4], see MakeLstmRounding: then all is rounded as TFLite's integer LSTM rounds it. Or null.
-  const float* factors = nullptr;
+  // [3, 4], see MakeLstmRounding: then all is rounded as TFLite's integer LSTM rounds it. Or null.
+  const float* scales = nullptr;
 };
 
 // Where timesteps stand: s counts them in the order of computation.

@@ -3,7 +3,7 @@
 //
 // It is float32, or, once all ranges are known, what TFLite's integer kernel makes of the same numbers: sums
 // rounded to 16 bits as it rounds them, its fixed-point logistic and tanh, a cell state of rounded products.
-// What is left of the difference are sums in float32 that lie on the edge of a rounding.
+// What is left of the difference are exact sums whose multiple in float32 lies on the edge of a rounding.
 //
 // Everything is `static`, and only C headers are included: see rows.h.
 #ifndef DQAT_CORE_LSTM_ELEMENT_H_
@@ -128,23 +128,26 @@ DQAT_HOST_DEVICE static inline LstmOutcome LstmForward(const LstmGates& sums, fl
 // How the integer kernel rounds. A product's sum goes to units of 2^-12 by a multiplication that keeps
 // `shift` more bits at first; they are rounded away in a second step.
 struct LstmRounding {
-  int32_t input_shift[4], hidden_shift[4];  // by gate
-  float input_steps[4], hidden_steps[4];    // 2^(12 + shift)
-  int32_t cell_exponent;                    // the cell state's scale is 2^cell_exponent
-  float cell_scale, cell_steps;             // that, and its inverse
-  bool is_integer;                          // false where ranges or scales are not known, or not TFLite's
+  int32_t input_shift[4], hidden_shift[4];    // by gate
+  float input_steps[4], hidden_steps[4];      // 2^(12 + shift)
+  float input_factors[4], hidden_factors[4];  // the scales of the products
+  float x_codes, hidden_codes;                // codes in a unit: the inverse of an operand's scale
+  float kernel_codes[4], recurrent_codes[4];
+  int32_t cell_exponent;         // the cell state's scale is 2^cell_exponent
+  float cell_scale, cell_steps;  // that, and its inverse
+  bool is_integer;               // false where ranges or scales are not known, or not TFLite's
 };
 
 // More bits than these are not in a float32.
 constexpr int kMostShift = 9;
 
-// `factors` [2, 4]: the input's scale times that of each gate's kernel, then the hidden state's times that of
-// each recurrent one; null where they are not known.
-DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* factors,
+// `scales` [3, 4]: for each gate those of the input, of its kernel and of the recurrent kernel; null where
+// they are not known.
+DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* scales,
                                                              const StateGrid& hidden_grid,
                                                              const StateGrid& cell_grid) {
   LstmRounding rounding = {};
-  if (factors == nullptr || hidden_grid.passthrough != 0.0f || cell_grid.passthrough != 0.0f) return rounding;
+  if (scales == nullptr || hidden_grid.passthrough != 0.0f || cell_grid.passthrough != 0.0f) return rounding;
   int exponent = 0;
   if (!(cell_grid.scale > 0.0f) || frexpf(cell_grid.scale, &exponent) != 0.5f) return rounding;
   rounding.cell_exponent = exponent - 1;
@@ -153,15 +156,21 @@ DQAT_HOST_DEVICE static inline LstmRounding MakeLstmRounding(const float* factor
   rounding.cell_steps = ldexpf(1.0f, -rounding.cell_exponent);
   const float lowest = cell_grid.nudged_min * rounding.cell_steps;
   if (lowest < -32768.0f || cell_grid.nudged_max * rounding.cell_steps > 32767.0f) return rounding;
+  rounding.x_codes = 1.0f / scales[0];
+  rounding.hidden_codes = 1.0f / hidden_grid.scale;
   for (int gate = 0; gate < 8; ++gate) {
-    const float factor = factors[gate] * 4096.0f;
-    if (!(factor > 0.0f) || factor - factor != 0.0f) return rounding;
+    const bool is_input = gate < 4;
+    const int g = gate % 4;
+    const float left = is_input ? scales[0] : hidden_grid.scale;
+    const float right = scales[4 + gate];
+    const float factor = left * right * 4096.0f;
+    if (!(left > 0.0f) || !(factor > 0.0f) || factor - factor != 0.0f) return rounding;
     frexpf(factor, &exponent);
     const int shift = exponent > 0 ? 0 : -exponent > kMostShift ? kMostShift : -exponent;
-    int32_t* shifts = gate < 4 ? rounding.input_shift : rounding.hidden_shift;
-    float* steps = gate < 4 ? rounding.input_steps : rounding.hidden_steps;
-    shifts[gate % 4] = shift;
-    steps[gate % 4] = ldexpf(4096.0f, shift);
+    (is_input ? rounding.input_shift : rounding.hidden_shift)[g] = shift;
+    (is_input ? rounding.input_steps : rounding.hidden_steps)[g] = ldexpf(4096.0f, shift);
+    (is_input ? rounding.input_factors : rounding.hidden_factors)[g] = left * right;
+    (is_input ? rounding.kernel_codes : rounding.recurrent_codes)[g] = 1.0f / right;
   }
   rounding.is_integer = true;
   return rounding;

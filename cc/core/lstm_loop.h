@@ -1,5 +1,5 @@
 // What the LSTM's forward and backward pass share: where rows stand, and how threads divide a time loop. Only
-// lstm_forward.cc and lstm_backward.cc include this.
+// lstm_forward.cc, lstm_products.cc and lstm_backward.cc include this.
 #ifndef DQAT_CORE_LSTM_LOOP_H_
 #define DQAT_CORE_LSTM_LOOP_H_
 
@@ -44,7 +44,7 @@ class CellKernels {
       : kernels_(LstmKernels()),
         cell_grid_(arguments.cell_grid),
         hidden_grid_(arguments.hidden_grid),
-        rounding_(MakeLstmRounding(arguments.factors, hidden_grid_, cell_grid_)) {
+        rounding_(MakeLstmRounding(arguments.scales, hidden_grid_, cell_grid_)) {
     if (rounding_.is_integer) tables_ = LstmTablesFor(rounding_.cell_exponent);
   }
 
@@ -69,6 +69,8 @@ class CellKernels {
                         sums, sums_stride);
     }
   }
+
+  const LstmRounding& rounding() const { return rounding_; }
 
  private:
   const LstmRowKernels& kernels_;

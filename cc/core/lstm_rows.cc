@@ -118,6 +118,11 @@ void IntegerForward(const StateGrid& cell_states, const StateGrid& hidden_states
         hidden[u] = result.hidden;
         Record(at.cell_value[u], result.hidden_value, u, record);
       }
+      int16_t* codes = cells[c].codes;
+      if (codes == nullptr) continue;
+#pragma GCC ivdep
+      for (int u = 0; u < kLanes; ++u)
+        codes[u] = (int16_t)(int32_t)floorf(hidden[u] * rounding.hidden_codes + 0.5f);
     }
   }
 }

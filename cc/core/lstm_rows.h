@@ -27,6 +27,7 @@ struct LstmCell {
   float* gates;            // [4][16]: on entry the input's share, on return what LstmGates says
   float* cell;             // [16]: on entry the state before the timestep, on return the one after
   float* hidden;           // [16]: the result
+  int16_t* codes;          // [16]: its codes, see LstmRounding; or null. By the integer kernel's cell alone
 };
 
 struct LstmRowKernels {

@@ -79,8 +79,8 @@ class LstmInputs {
     for (int i = 7; i < 11; ++i) TF_RETURN_IF_ERROR(CheckScalar(context->input(first + i), "range"));
     const tensorflow::Tensor& scales = context->input(first + 11);
     if (scales.shape() == tensorflow::TensorShape({0, 0})) return tensorflow::OkStatus();
-    arguments->factors = Floats(scales);
-    return CheckShape("product_scales", scales, tensorflow::TensorShape({2, 4}));
+    arguments->scales = Floats(scales);
+    return CheckShape("operand_scales", scales, tensorflow::TensorShape({3, 4}));
   }
 
   // Of ranges in host memory.

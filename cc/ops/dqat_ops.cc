@@ -173,7 +173,7 @@ struct LstmDimensions {
     if (!IsEmpty(c, c->Dim(bias, 0))) TF_RETURN_IF_ERROR(Fits(c, bias, c->Vector(gates)));
     ShapeHandle scales;
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 11), 2, &scales));
-    if (!IsEmpty(c, c->Dim(scales, 0))) TF_RETURN_IF_ERROR(Fits(c, scales, c->Matrix(2, 4)));
+    if (!IsEmpty(c, c->Dim(scales, 0))) TF_RETURN_IF_ERROR(Fits(c, scales, c->Matrix(3, 4)));
     TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 6), 2, &mask));
     if (IsEmpty(c, c->Dim(mask, 0)) && IsEmpty(c, c->Dim(mask, 1))) return tensorflow::OkStatus();
     return Fits(c, mask, time_major ? c->Matrix(time, batch) : c->Matrix(batch, time));
@@ -521,7 +521,7 @@ REGISTER_OP("Dqat>QuantizedLstm")
     .Input("hidden_max: float")
     .Input("cell_min: float")
     .Input("cell_max: float")
-    .Input("product_scales: float")
+    .Input("operand_scales: float")
     .Output("outputs: float")
     .Output("hidden: float")
     .Output("cell: float")
@@ -556,10 +556,9 @@ hidden_min: a scalar; +inf (with hidden_max = -inf) where there is no range yet:
 hidden_max: like hidden_min.
 cell_min: like hidden_min.
 cell_max: like hidden_min.
-product_scales: [2, 4], for each gate the scale of x times that of its kernel, then that of the hidden state times that
-  of its recurrent kernel: all is rounded as TFLite's integer kernel rounds it, with its fixed-point logistic and tanh,
-  once both ranges are known and the cell state's scale is a power of two from 2^-15 to 2^-9. Or [0, 0]: gates are
-  float32.
+operand_scales: [3, 4], for each gate the scales of x, of its kernel and of its recurrent kernel: products are those of
+  integers, and all is rounded as TFLite's integer kernel rounds it, with its fixed-point logistic and tanh, once both
+  ranges are known and the cell state's scale is a power of two from 2^-15 to 2^-9. Or [0, 0]: gates are float32.
 outputs: [batch, time, units]; in the order of computation.
 hidden: [batch, units], after the last timestep.
 cell: [batch, units], after the last timestep.
@@ -586,7 +585,7 @@ REGISTER_OP("Dqat>QuantizedLstmGrad")
     .Input("hidden_max: float")
     .Input("cell_min: float")
     .Input("cell_max: float")
-    .Input("product_scales: float")
+    .Input("operand_scales: float")
     .Input("outputs: float")
     .Input("gates: float")
     .Input("cells: float")

@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from dqat.keras_api import register
 from dqat.layers.cell_form import CellForm, State
-from dqat.layers.lstm_form import PRODUCT_SCALES, FusedLSTMForm
+from dqat.layers.lstm_form import OPERAND_SCALES, FusedLSTMForm
 from dqat.layers.lstm_sequence import GATES, lstm_sequence
 from dqat.layers.peephole_lstm import PEEPHOLES, FusedPeepholeForm
-from dqat.layers.recurrent import QuantizedRNN
+from dqat.layers.recurrent import QuantizedRNN, dropout_gain
 from dqat.quantizers import Quantizer, range_scale
 from dqat.specs import QuantizerSpec
 
@@ -50,7 +50,7 @@ class QuantizedLSTM(QuantizedRNN):
         if self.layer.cell.recurrent_dropout or not self.form.is_one_operation:
             return super()._sequence(x, states, mask, training)
         weights = (tf.reshape(weight, [-1, GATES * self.layer.cell.units]) for weight in self.weights_in_use().values())
-        others = self._biases()
+        others = self._biases(training)
         outputs, states, records = lstm_sequence(
             x,
             tuple(weights),
@@ -59,7 +59,7 @@ class QuantizedLSTM(QuantizedRNN):
             self.cell_state,
             initial_state=states if self.layer.stateful else None,
             mask=mask,
-            product_scales=others.get(PRODUCT_SCALES),
+            operand_scales=others.get(OPERAND_SCALES),
             go_backwards=self.layer.go_backwards,
         )
         if training is not None and training is not False:
@@ -68,18 +68,19 @@ class QuantizedLSTM(QuantizedRNN):
         # The last output is the last hidden state, and stays it through masked steps.
         return outputs, states[0], states
 
-    def _biases(self) -> dict[str, tf.Tensor]:
-        found, specs = super()._biases(), (self.hidden.spec, self.cell_state.spec)
+    def _biases(self, training: Any) -> dict[str, tf.Tensor]:
+        found, specs = super()._biases(training), (self.hidden.spec, self.cell_state.spec)
         source, float32 = self.input_quantizer, self.compute_dtype == "float32"
         if source is None or not float32 or [spec.num_bits for spec in specs] != [8, 16]:
             return found
         ranges, weights = self.weight_ranges(), self.weight_specs()
         scales = {role: range_scale(ranges[role], spec) for role, spec in weights.items()}
-        factors = [source.scale() * scales["kernel"], self.hidden.scale() * scales["recurrent_kernel"]]
+        x_scale = source.scale() * dropout_gain(self.layer.cell.dropout, training)
+        rows = [x_scale, scales["kernel"], scales["recurrent_kernel"]]
         if PEEPHOLES[0] in scales:
-            to_input, to_forget, to_output = (self.cell_state.scale() * scales[role] for role in PEEPHOLES)
-            factors.append(tf.stack([to_input, to_forget, 1.0, to_output]))
-        return found | {PRODUCT_SCALES: tf.stack([tf.broadcast_to(factor, [GATES]) for factor in factors])}
+            to_input, to_forget, to_output = (scales[role] for role in PEEPHOLES)
+            rows.append(tf.stack([to_input, to_forget, 1.0, to_output]))
+        return found | {OPERAND_SCALES: tf.stack([tf.broadcast_to(row, [GATES]) for row in rows])}
 
     @property
     def hidden(self) -> Quantizer:

@@ -4,10 +4,10 @@ import tensorflow as tf
 
 from dqat.layers.cell_form import CellForm, Numerics
 from dqat.layers.lstm_rounding import LstmRounding
-from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values
+from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values, product
 
-#: Beside the weights: what each gate's products are rescaled by, see `dqat.ops.quantized_lstm`.
-PRODUCT_SCALES = "product_scales"
+#: Beside the weights: the scales of what each gate's products multiply, see `dqat.ops.quantized_lstm`.
+OPERAND_SCALES = "operand_scales"
 
 
 class FusedLSTMForm(CellForm):
@@ -30,17 +30,21 @@ class FusedLSTMForm(CellForm):
 
     def project(self, x, run):
         """The inputs' share of the gates, not quantized: the operator sums it up in 16 bits."""
-        projected = tf.matmul(x, self._flat(run.weights["kernel"]))
+        projected = product(x, self._flat(run.weights["kernel"]), self.rounding(run), 0)
         return projected + run.weights["bias"] if "bias" in run.weights else projected
 
     def recurrent_product(self, hidden: tf.Tensor, run: Numerics) -> tf.Tensor:
         """The hidden state's share."""
-        return tf.matmul(run.dropped(hidden), self._flat(run.weights["recurrent_kernel"]))
+        return product(hidden, self._flat(run.weights["recurrent_kernel"]), self.rounding(run), 1, run.dropped)
 
     def rounding(self, run: Numerics) -> LstmRounding | None:
         """The integer kernel's; None where the scales are not given."""
-        scales = run.weights.get(PRODUCT_SCALES)
-        return None if scales is None else LstmRounding.of(scales, run.levels("cell_state").scale)
+        scales = run.weights.get(OPERAND_SCALES)
+        return (
+            None
+            if scales is None
+            else LstmRounding.of(scales, run.levels("hidden").scale, run.levels("cell_state").scale)
+        )
 
     def step(self, projected, states, run):
         """See `CellForm.step`."""

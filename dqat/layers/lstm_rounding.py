@@ -1,7 +1,7 @@
 """How TFLite's integer LSTM rounds, in plain operations: `cc/core/lstm_element.h` as a composition."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,29 +70,54 @@ class LstmRounding(NamedTuple):
     """The roundings of one layer.
 
     Attributes:
-        shift: int32 [shares, 4, 1]: bits that each share of the sums keeps until it is rounded again: inputs, hidden
-            states and, where there are peepholes, cell states.
+        scales: float32 [shares, 2, 4]: for each share of the sums and each gate the scales of its two operands. Shares
+            are those of inputs, hidden states and, where there are peepholes, cell states.
+        shift: int32 [shares, 4, 1]: bits that each share keeps until it is rounded again.
         cell_exponent: int32 scalar; the cell state's scale is 2 to this.
         is_known: bool scalar; where false, nothing is rounded.
     """
 
+    scales: tf.Tensor
     shift: tf.Tensor
     cell_exponent: tf.Tensor
     is_known: tf.Tensor
 
     @classmethod
-    def of(cls, product_scales: tf.Tensor, cell_scale: tf.Tensor) -> "LstmRounding":
-        """From what `dqat.ops.quantized_lstm` calls so, with a row more for peepholes, and the cell state's scale."""
-        scales = tf.stop_gradient(product_scales)
-        factors = scales * 4096.0
-        known = (factors > 0.0) & tf.math.is_finite(factors)
+    def of(cls, operand_scales: tf.Tensor, hidden_scale: tf.Tensor, cell_scale: tf.Tensor) -> "LstmRounding":
+        """From what `dqat.ops.quantized_lstm` calls so, with a row more for peepholes, and the states' scales."""
+        x, *matrices = tf.unstack(tf.stop_gradient(operand_scales))
+        states = (tf.broadcast_to(tf.stop_gradient(scale), x.shape) for scale in (hidden_scale, cell_scale))
+        # Without peepholes the cell state is no operand.
+        scales = tf.stack([tf.stack(pair) for pair in zip((x, *states), matrices, strict=False)])
+        factors = scales[:, 0] * scales[:, 1] * 4096.0
+        known = (scales[:, 0] > 0.0) & (factors > 0.0) & tf.math.is_finite(factors)
         shift = tf.clip_by_value(-_exponent(tf.where(known, factors, 1.0)) - 1, 0, _MOST_SHIFT)
         cell_scale = tf.convert_to_tensor(tf.stop_gradient(cell_scale))
         positive = tf.where(cell_scale > 0.0, cell_scale, 3.0)
         exponent = _exponent(positive)
         fits = (_power(exponent) == positive) & (exponent >= _LEAST_EXPONENT) & (exponent <= _MOST_EXPONENT)
         exponent = tf.clip_by_value(exponent, _LEAST_EXPONENT, _MOST_EXPONENT)
-        return cls(shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
+        return cls(scales, shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
+
+    def product(
+        self, x: tf.Tensor, matrix: tf.Tensor, share: int, dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+    ) -> tf.Tensor:
+        """x times a matrix of whole multiples of their scales, by their integers: exact in float32 as far as 2^24.
+
+        Args:
+            x: float32 [..., depth].
+            matrix: float32 [depth, 4 * units].
+            share: of the sums, in the order of `scales`.
+            dropped: x with dropout.
+        """
+        of_x, of_gates = tf.unstack(tf.where(self.is_known, self.scales[share], 1.0))
+        of_columns = tf.repeat(of_gates, matrix.shape[-1] // of_gates.shape[0])
+        operands = dropped(self._codes(x, of_x[0])), self._codes(matrix, of_columns)
+        return tf.tensordot(*operands, 1) * (of_x[0] * of_columns)
+
+    def _codes(self, values: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+        steps = values * (1.0 / scale)
+        return steps + tf.stop_gradient(tf.where(self.is_known, tf.round(steps) - steps, 0.0))
 
     def gates(
         self, shares: Sequence[tf.Tensor], clipped: tf.Tensor, which: tuple[int, ...] = (0, 1, 2, 3)

@@ -1,5 +1,7 @@
 """The time loop of the quantized LSTM: one fused operation, and the composition of plain ones that it stands for."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from dqat import native, ops
@@ -17,6 +19,17 @@ GATES = 4  # in Keras' order: input, forget, cell, output
 State = tuple[tf.Tensor, tf.Tensor]
 #: Outputs, the last (hidden, cell), and the records of both.
 Sequence = tuple[tf.Tensor, State, tuple[Record, Record]]
+
+
+def product(
+    x: tf.Tensor,
+    matrix: tf.Tensor,
+    rounding: LstmRounding | None,
+    share: int,
+    dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+) -> tf.Tensor:
+    """A share of the gates' sums: x [..., depth] times a matrix [depth, 4 * units]; see `LstmRounding.product`."""
+    return tf.tensordot(dropped(x), matrix, 1) if rounding is None else rounding.product(x, matrix, share, dropped)
 
 
 def cell_values(
@@ -70,7 +83,7 @@ def lstm_sequence(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
-    product_scales: tf.Tensor | None = None,
+    operand_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """Runs a sequence with the ranges in use at its start, on the quantization points of TFLite's integer LSTM.
@@ -83,7 +96,7 @@ def lstm_sequence(
         cell_state: quantizer of the cell state.
         initial_state: float32 [batch, units] each, hidden and cell; None for zeros.
         mask: bool [batch, time]; where it is false, states and output stay, and nothing is recorded.
-        product_scales: float32 [2, 4], see `dqat.ops.quantized_lstm`; None for gates in float32.
+        operand_scales: float32 [3, 4], see `dqat.ops.quantized_lstm`; None for gates in float32.
         go_backwards: runs from the last timestep to the first; outputs are in the order of computation.
 
     Returns:
@@ -99,7 +112,7 @@ def lstm_sequence(
         cell_state,
         initial_state=initial_state,
         mask=mask,
-        product_scales=product_scales,
+        operand_scales=operand_scales,
         go_backwards=go_backwards,
     )
     outputs.set_shape([x.shape[0], x.shape[1], weights[1].shape[0]])
@@ -115,7 +128,7 @@ def fused(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
-    product_scales: tf.Tensor | None = None,
+    operand_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """`lstm_sequence` by `dqat.ops.quantized_lstm`."""
@@ -127,7 +140,7 @@ def fused(
         cell_state.in_use(),
         initial_state=initial_state,
         mask=mask,
-        product_scales=product_scales,
+        operand_scales=operand_scales,
         go_backwards=go_backwards,
         hidden_bits=hidden.spec.num_bits,
         hidden_narrow_range=hidden.spec.narrow_range,
@@ -146,7 +159,7 @@ def composed(
     *,
     initial_state: State | None = None,
     mask: tf.Tensor | None = None,
-    product_scales: tf.Tensor | None = None,
+    operand_scales: tf.Tensor | None = None,
     go_backwards: bool = False,
 ) -> Sequence:
     """`lstm_sequence` by a loop of plain operations: for every device and observer, and the tests' second opinion."""
@@ -159,11 +172,13 @@ def composed(
     if mask is not None:
         mask = tf.transpose(mask)[..., tf.newaxis]
         mask = tf.reverse(mask, [0]) if go_backwards else mask
-    projected = tf.tensordot(x, kernel, 1)
+    rounding = None
+    if operand_scales is not None:
+        rounding = LstmRounding.of(operand_scales, hidden.scale(), cell_state.scale())
+    projected = product(x, kernel, rounding, 0)
     if bias is not None:
         projected += bias
     hidden_in_use, cell_in_use = hidden.in_use(), cell_state.in_use()
-    rounding = None if product_scales is None else LstmRounding.of(product_scales, cell_state.scale())
     time, batch = tf.shape(x)[0], tf.shape(x)[1]
 
     def tracked(quantizer, value, in_use, t):
@@ -173,7 +188,7 @@ def composed(
         return quantized, record
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
-        new_c, gate = cell_values(projected[t], tf.matmul(h, recurrent), c, rounding)
+        new_c, gate = cell_values(projected[t], product(h, recurrent, rounding, 1), c, rounding)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
         new_h, h_record = tracked(hidden, gate * cell_tanh(new_c, rounding), hidden_in_use, t)
         output = new_h if mask is None else tf.where(mask[t], new_h, output)

@@ -301,7 +301,7 @@ class QuantizedRNN(QuantizedLayer):
         """As the form sees them."""
         return self.form.matrices()
 
-    def _biases(self) -> dict[str, tf.Tensor]:
+    def _biases(self, training: Any) -> dict[str, tf.Tensor]:
         """The biases on the grid of TFLite's int32, as far as the scales of their products are known."""
         found = self.form.biases()
         for role, (matrix, source) in self.form.bias_products().items():
@@ -391,7 +391,7 @@ class QuantizedRNN(QuantizedLayer):
         mask = None if mask is None else tf.transpose(mask)[..., tf.newaxis]
         if self.layer.go_backwards:
             x, mask = tf.reverse(x, [0]), None if mask is None else tf.reverse(mask, [0])
-        weights = self.weights_in_use() | self._biases()
+        weights = self.weights_in_use() | self._biases(training)
         time, batch = tf.shape(x)[0], tf.shape(x)[1]
         rows = None if mask is None else tf.reshape(mask, [-1, 1])
         projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), _Sequence(self, weights, rows, training))
@@ -467,6 +467,12 @@ class QuantizedRNN(QuantizedLayer):
 
 def _is_list_of_shapes(shape: Any) -> bool:
     return isinstance(shape, (list, tuple)) and isinstance(shape[0], (list, tuple, tf.TensorShape))
+
+
+def dropout_gain(rate: float, training: Any) -> tf.Tensor | float:
+    """What dropout multiplies by that which it keeps."""
+    gain = 1.0 if training is None or training is False else 1.0 / (1.0 - rate)
+    return tf.where(tf.cast(training, tf.bool), gain, 1.0) if tf.is_tensor(training) else gain
 
 
 def _dropout_mask(rate: float, like: tf.Tensor, training: Any) -> tf.Tensor | None:

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cases.h"
+#include "core/code_products.h"
 #include "core/instruction_set.h"
 #include "core/integer_lstm.h"
 #include "core/products.h"
@@ -59,12 +60,13 @@ class Aligned {
 
 // All results of both directions, one after the other.
 std::vector<float> Everything(const LstmShape& shape, bool masked, bool backwards, bool time_major,
-                              const Parallel& parallel, const float* factors = nullptr) {
+                              const Parallel& parallel, const float* scales = nullptr) {
   const int64_t states = shape.batch * shape.units, sequence = shape.rows() * shape.units;
   const std::vector<float> x = Normal(shape.rows() * shape.features, 1);
-  const std::vector<float> kernel = Normal(shape.features * shape.gates(), 2, 0.5f);
-  const std::vector<float> recurrent = Normal(shape.units * shape.gates(), 3, 0.3f);
-  const std::vector<float> bias = Normal(shape.gates(), 4), hidden = Normal(states, 5);
+  // Small enough for codes of kScales.
+  const std::vector<float> kernel = Normal(shape.features * shape.gates(), 2, 0.2f);
+  const std::vector<float> recurrent = Normal(shape.units * shape.gates(), 3, 0.1f);
+  const std::vector<float> bias = Normal(shape.gates(), 4), hidden = Normal(states, 5, 0.5f);
   const std::vector<float> cell = Normal(states, 6), slopes = Normal(sequence, 7);
   const std::unique_ptr<bool[]> mask(new bool[shape.rows() + 1]);
   for (int64_t i = 0; i < shape.rows(); ++i) mask[i] = i % 3 != 0;
@@ -79,7 +81,7 @@ std::vector<float> Everything(const LstmShape& shape, bool masked, bool backward
                                    time_major,
                                    MakeStateGrid(MakeGrid({-0.9f, 0.9f}, {8, false})),
                                    MakeStateGrid(MakeGrid({-2.0f, 2.0f - 1.0f / 16384.0f}, {16, false})),
-                                   factors};
+                                   scales};
   std::vector<float> outputs(sequence), last_hidden(states), last_cell(states);
   std::vector<float> gates(shape.rows() * shape.gates()), cells(sequence);
   Aligned forward(LstmForwardWorkspace(shape));
@@ -114,8 +116,9 @@ std::vector<float> Everything(const LstmShape& shape, bool masked, bool backward
   return all;
 }
 
-// As of a trained layer: sums keep 0 to 3 bits for their second rounding.
-constexpr float kFactors[] = {3e-4f, 1e-4f, 1e-4f, 5e-5f, 4e-5f, 6e-5f, 1e-4f, 2e-4f};
+// As of a trained layer: sums keep 0 to 2 bits for their second rounding.
+constexpr float kScales[] = {0.01f, 0.01f,  0.01f,  0.01f,  0.03f,  0.01f,
+                             0.01f, 0.008f, 0.006f, 0.009f, 0.014f, 0.028f};
 
 // Less than a block of units, tails of blocks and panels, more rows than a group; the last one so large that
 // threads divide its units.
@@ -127,10 +130,10 @@ std::vector<LstmShape> Shapes() {
 TEST(SpreadTest, AnLstmHasTheSameBitsOnAnyNumberOfThreads) {
   for (const LstmShape& shape : Shapes()) {
     for (const bool masked : {false, true}) {
-      const float* factors = masked ? kFactors : nullptr;
-      const std::vector<float> one = Everything(shape, masked, masked, false, Threads(1), factors);
+      const float* scales = masked ? kScales : nullptr;
+      const std::vector<float> one = Everything(shape, masked, masked, false, Threads(1), scales);
       for (const int threads : {2, 5}) {
-        EXPECT_EQ(FirstDifference(Everything(shape, masked, masked, false, Threads(threads), factors), one),
+        EXPECT_EQ(FirstDifference(Everything(shape, masked, masked, false, Threads(threads), scales), one),
                   -1)
             << "batch " << shape.batch << ", units " << shape.units << ", threads " << threads;
       }
@@ -138,20 +141,41 @@ TEST(SpreadTest, AnLstmHasTheSameBitsOnAnyNumberOfThreads) {
   }
 }
 
-TEST(LstmTest, InstructionSetsWithFusedMultiplyAddsHaveTheSameBits) {
+TEST(LstmTest, InstructionSetsHaveTheSameBits) {
+  const char* best = InstructionSet();
+  for (const float* scales : {static_cast<const float*>(nullptr), kScales}) {
+    std::vector<float> first;
+    for (const char* name : AvailableInstructionSets()) {
+      ASSERT_TRUE(SetInstructionSet(name));
+      std::vector<float> all;
+      for (const LstmShape& shape : Shapes()) {
+        const std::vector<float> part = Everything(shape, true, false, true, Threads(1), scales);
+        for (const float value : part) EXPECT_FALSE(std::isnan(value)) << name;
+        // Sums of floats are other bits where no instruction multiplies and adds; sums of codes are not.
+        const bool is_alike = std::string(name) != "baseline" || scales != nullptr;
+        const int64_t outputs = shape.rows() * shape.units + 2 * shape.batch * shape.units;
+        if (is_alike) all.insert(all.end(), part.begin(), part.begin() + outputs);
+      }
+      if (first.empty()) first = all;
+      EXPECT_TRUE(all.empty() || FirstDifference(all, first) == -1) << name;
+    }
+  }
+  SetInstructionSet(best);
+}
+
+TEST(LstmTest, GradientsHaveTheSameBitsWithFusedMultiplyAdds) {
   const char* best = InstructionSet();
   std::vector<float> first;
   for (const char* name : AvailableInstructionSets()) {
+    if (std::string(name) == "baseline") continue;
     ASSERT_TRUE(SetInstructionSet(name));
     std::vector<float> all;
     for (const LstmShape& shape : Shapes()) {
-      for (const float* factors : {static_cast<const float*>(nullptr), kFactors}) {
-        const std::vector<float> part = Everything(shape, true, false, true, Threads(1), factors);
-        for (const float value : part) EXPECT_FALSE(std::isnan(value)) << name;
+      for (const float* scales : {static_cast<const float*>(nullptr), kScales}) {
+        const std::vector<float> part = Everything(shape, true, false, true, Threads(1), scales);
         all.insert(all.end(), part.begin(), part.end());
       }
     }
-    if (std::string(name) == "baseline") continue;
     if (first.empty()) first = all;
     EXPECT_EQ(FirstDifference(all, first), -1) << name;
   }
@@ -164,22 +188,28 @@ TEST(LstmTest, RoundsAsTheIntegerKernelOnlyWithAGridOfTflites) {
     return MakeStateGrid(MakeGrid({-bound, bound - bound / 32768.0f}, {16, false}));
   };
   for (const float bound : {1.0f, 8.0f, 64.0f}) {
-    const LstmRounding rounding = MakeLstmRounding(kFactors, hidden, cell(bound));
+    const LstmRounding rounding = MakeLstmRounding(kScales, hidden, cell(bound));
     EXPECT_TRUE(rounding.is_integer);
     EXPECT_EQ(rounding.cell_scale, bound / 32768.0f);
-    EXPECT_EQ(rounding.input_shift[0], 0);   // 3e-4 * 2^12 is over 1
-    EXPECT_EQ(rounding.hidden_shift[0], 2);  // 4e-5 * 2^12 is over 1/8
+    EXPECT_EQ(rounding.input_shift[0], 0);   // 0.01 * 0.03 * 2^12 is over 1
+    EXPECT_EQ(rounding.hidden_shift[0], 2);  // 2 / 255 * 0.006 * 2^12 is under 1/4
+    EXPECT_EQ(rounding.x_codes, 1.0f / 0.01f);
+    EXPECT_EQ(rounding.hidden_factors[3], hidden.scale * 0.028f);
   }
   const StateGrid unknown = MakeStateGrid(MakeGrid({}, {8, false}));
   EXPECT_FALSE(MakeLstmRounding(nullptr, hidden, cell(8.0f)).is_integer);
-  EXPECT_FALSE(MakeLstmRounding(kFactors, unknown, cell(8.0f)).is_integer);
-  EXPECT_FALSE(MakeLstmRounding(kFactors, hidden, unknown).is_integer);
+  EXPECT_FALSE(MakeLstmRounding(kScales, unknown, cell(8.0f)).is_integer);
+  EXPECT_FALSE(MakeLstmRounding(kScales, hidden, unknown).is_integer);
   for (const float bound : {0.5f, 128.0f, 3.0f}) {
-    EXPECT_FALSE(MakeLstmRounding(kFactors, hidden, cell(bound)).is_integer) << bound;
+    EXPECT_FALSE(MakeLstmRounding(kScales, hidden, cell(bound)).is_integer) << bound;
   }
   for (const float wrong : {0.0f, -1.0f, kNan, kInf}) {
-    const float factors[] = {1e-4f, 1e-4f, 1e-4f, 1e-4f, 1e-4f, 1e-4f, wrong, 1e-4f};
-    EXPECT_FALSE(MakeLstmRounding(factors, hidden, cell(8.0f)).is_integer) << wrong;
+    for (const int which : {0, 6, 11}) {
+      float scales[12];
+      std::copy_n(kScales, 12, scales);
+      scales[which] = wrong;
+      EXPECT_FALSE(MakeLstmRounding(scales, hidden, cell(8.0f)).is_integer) << wrong << " at " << which;
+    }
   }
 }
 
@@ -228,6 +258,69 @@ TEST(LstmTest, AProductIsWithinRoundingOfTheExactOne) {
     }
   }
   SetInstructionSet(best);
+}
+
+std::vector<int16_t> Codes(int64_t count, int most, int seed) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int> any(-most, most);
+  std::vector<int16_t> codes(count);
+  for (int16_t& code : codes) code = static_cast<int16_t>(any(generator));
+  return codes;
+}
+
+TEST(CodeProductsTest, EveryTileGivesTheExactSumOfTheLargestCodes) {
+  for (const CodeKernels* kernels : AvailableCodeTiles()) {
+    for (const int64_t pairs : {int64_t{0}, int64_t{1}, int64_t{37}, kMostPairs}) {
+      const int64_t stride = 2 * pairs + 6;
+      std::vector<int16_t> left = Codes(kTileRows * stride, 511, 1);
+      Aligned memory(pairs * kPanelColumns);
+      auto* panel = reinterpret_cast<int16_t*>(memory.data());
+      const std::vector<int16_t> right = Codes(pairs * kPanelColumns * 2, 128, 2);
+      std::copy(right.begin(), right.end(), panel);
+      if (pairs == kMostPairs) {  // the first sum is the largest that there may be
+        std::fill_n(left.begin(), 2 * pairs, 511);
+        for (int64_t p = 0; p < pairs; ++p) std::fill_n(panel + p * kPanelColumns * 2, 2, 128);
+      }
+      std::vector<float> factors(kPanelColumns), results(kTileRows * 70, kNan);
+      for (int j = 0; j < kPanelColumns; ++j) factors[j] = 1e-3f * static_cast<float>(j + 1);
+      for (int64_t rows = 1; rows <= kTileRows; ++rows) {
+        kernels->tile(rows, pairs, left.data(), stride, panel, factors.data(), results.data(), 70);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t j = 0; j < kPanelColumns; ++j) {
+            int64_t sum = 0;
+            for (int64_t k = 0; k < 2 * pairs; ++k) {
+              sum += left[r * stride + k] * panel[(k / 2 * kPanelColumns + j) * 2 + k % 2];
+            }
+            ASSERT_EQ(results[r * 70 + j], static_cast<float>(sum) * factors[j]) << kernels->name;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(CodeProductsTest, EncodingFindsTheNearestCodeAndWhatHasNone) {
+  for (const CodeKernels* kernels : AvailableCodeTiles()) {
+    std::vector<float> values(2 * kPanelColumns), steps(kPanelColumns, 4.0f);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f * (static_cast<float>(i) - 64.0f) + 0.1f;
+    std::vector<int16_t> codes(2 * kPanelColumns), pairs(2 * kPanelColumns);
+    const float *even = values.data(), *odd = even + kPanelColumns;
+    EXPECT_TRUE(kernels->encode(2 * kPanelColumns, even, 4.0f, 511.0f, codes.data()));
+    EXPECT_TRUE(kernels->encode_pairs(even, odd, steps.data(), 511.0f, pairs.data()));
+    for (int i = 0; i < 2 * kPanelColumns; ++i) {
+      EXPECT_EQ(codes[i], i - 64) << kernels->name;
+      EXPECT_EQ(pairs[i % kPanelColumns * 2 + i / kPanelColumns], i - 64) << kernels->name;
+    }
+    for (const float wrong : {128.0f, -200.0f, kInf, kNan}) {
+      for (const int at : {0, 31, 127}) {
+        std::vector<float> spoilt = values;
+        spoilt[at] = wrong;
+        even = spoilt.data(), odd = even + kPanelColumns;
+        EXPECT_FALSE(kernels->encode(2 * kPanelColumns, even, 4.0f, 511.0f, codes.data()));
+        EXPECT_FALSE(kernels->encode_pairs(even, odd, steps.data(), 511.0f, pairs.data()));
+      }
+    }
+  }
 }
 
 TEST(IntegerLstmTest, EveryInputOfTheFixedPointFunctionsIsDefined) {
