@@ -54,10 +54,9 @@ def quantize(x: np.ndarray, *, scale: float, zero_point: int, num_bits: int = 8)
     if not 2 <= num_bits <= 16:
         raise ValueError(f"num_bits must be 2 to 16, got {num_bits}")
     half, scale, x = 1 << (num_bits - 1), np.float32(scale), np.asarray(x, np.float32)
-    inverse, rounding = np.float32(1.0) / scale, np.float32(0.5)
     low, high = (np.float32(level - zero_point) * scale for level in (-half, half - 1))
-    zero_level = np.floor(-low * inverse + rounding)
-    steps = np.floor((np.clip(x, low, high) - low) * inverse - zero_level + rounding)
+    # A division, as for one range per tensor: the inverse of a scale decides otherwise.
+    steps = np.floor((np.clip(x, low, high) - low) / scale - np.float32(half + zero_point) + np.float32(0.5))
     return np.clip(np.where(np.isnan(x), 0.0, steps).astype(np.int32) + zero_point, -half, half - 1)
 
 

@@ -66,6 +66,17 @@ def test_quantize_rounds_as_fake_quant_does(low, high, values):
     np.testing.assert_array_equal(codes, np.rint(faked / scale) + zero_point)
 
 
+def test_quantize_puts_the_middle_of_two_levels_where_fake_quant_does(rng):
+    """Pixels of images that were resized, or scaled from 0 to 255, lie there, and float32 decides."""
+    for _ in range(200):
+        low, high = np.float32(rng.uniform([-2.0, 0.5], [-0.5, 2.0]))
+        parameters = integer.quantization_parameters(low, high)
+        scale, zero_point = float(parameters["scale"]), int(parameters["zero_point"])
+        x = np.float32((np.arange(-130, 130) + 0.5) * scale)
+        expected = np.rint(dqat.ops.fake_quant(x, low, high).numpy() / scale) + zero_point
+        np.testing.assert_array_equal(integer.quantize(x, scale=scale, zero_point=zero_point), expected)
+
+
 def test_fully_connected_is_the_interpreter_bit_for_bit(speech, tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((12,)), keras.layers.Dense(40, activation="relu"), keras.layers.Dense(9)])
