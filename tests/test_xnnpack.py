@@ -66,6 +66,17 @@ def test_a_kernel_gives_the_integers_of_the_interpreter(operator, tmp_path, rng)
     assert saturated < 0.9
 
 
+def test_both_products_of_a_separable_convolution_are_the_files(tmp_path, rng):
+    """In float32 a handful of these 590,000 depthwise sums go to another level."""
+    inputs = keras.Input((24, 24, 16))
+    model = dqat.quantize_model(keras.Model(inputs, layers.SeparableConv2D(16, 5, padding="same")(inputs)))
+    model.layers[-1].layer.depthwise_kernel.assign(rng.normal(size=(5, 5, 16, 1)))
+    samples = rng.normal(size=(64, 24, 24, 16)).astype(np.float32)
+    model(samples, training=True)
+    file = dqat.export_tflite(model, tmp_path / "model.tflite")
+    assert dqat.verify(model, file.path, samples, layer_samples=0).max_lsb == 0
+
+
 def test_a_float_gradient_goes_through_what_is_moved_to_the_files_integers(rng):
     inputs = keras.Input(SHAPE)
     model = dqat.quantize_model(keras.Model(inputs, layers.Conv2D(4, 3, activation="relu")(inputs)))

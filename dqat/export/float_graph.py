@@ -72,7 +72,7 @@ class _Points:
     def followed(self, role: str, value: tf.Tensor, *rest: object) -> tf.Tensor:
         return value
 
-    def dense(self, role: str, sums: tf.Tensor, kernel: Any, bias: tf.Tensor | None, of: object) -> tf.Tensor:
+    def dense(self, role: str, sums: tf.Tensor, weight_scale: Any, bias: tf.Tensor | None, of: object) -> tf.Tensor:
         return sums if bias is None else tf.nn.bias_add(sums, bias)
 
 

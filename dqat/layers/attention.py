@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from dqat.keras_api import keras
-from dqat.layers.points import Point
+from dqat.layers.points import Point, scale_of
 
 layers = keras.layers
 
@@ -66,7 +66,7 @@ def attention(
         scale = layer.scale if layer.use_scale else np.ones(query.shape[-1], np.float32)
         rows = tf.reshape(point("tanh", tf.tanh(both)), [-1, query.shape[-1]])
         sums = tf.matmul(rows, tf.reshape(scale, [-1, 1]))
-        scores = tf.reshape(point.dense("scores", sums, scale, None, "tanh"), [-1, *both.shape[1:3]])
+        scores = tf.reshape(point.dense("scores", sums, scale_of(scale), None, "tanh"), [-1, *both.shape[1:3]])
     else:
         role = "products" if layer.use_scale else "scores"
         scores = point.product(role, query, key, (0, len(inputs) - 1), transpose_b=True)
@@ -100,7 +100,7 @@ def _projected(
     """x [..., features] times a kernel [features, heads, depth]: [batch, rows, heads, depth]; one product."""
     kernel = tf.reshape(dense.kernel * factor, [x.shape[-1], -1])
     bias = None if dense.bias is None else tf.reshape(dense.bias * factor, [-1])
-    outputs = point.dense(role, tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), kernel, bias, of)
+    outputs = point.dense(role, tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel), scale_of(kernel), bias, of)
     return tf.reshape(outputs, [-1, x.shape[1], *dense.kernel.shape[1:]])
 
 
@@ -138,6 +138,6 @@ def multi_head_attention(
     rows = tf.reshape(rows, [-1, rows.shape[2] * rows.shape[3]])
     dense = layer._output_dense
     kernel = tf.reshape(dense.kernel, [rows.shape[-1], -1])
-    outputs = point.dense("output", tf.matmul(rows, kernel), kernel, dense.bias, "context")
+    outputs = point.dense("output", tf.matmul(rows, kernel), scale_of(kernel), dense.bias, "context")
     outputs = tf.reshape(outputs, [-1, query.shape[1], outputs.shape[-1]])
     return (outputs, weights) if return_attention_scores else outputs

@@ -8,7 +8,7 @@ import tensorflow as tf
 from dqat.keras_api import keras
 from dqat.layers import xnnpack
 from dqat.layers.affine import affine
-from dqat.layers.points import Point
+from dqat.layers.points import Point, scale_of
 
 #: Points of `_standardized`, in order.
 STANDARDIZING = ("mean", "centred", "squares", "mean_square", "variance", "inverse")
@@ -54,7 +54,7 @@ def _mean(x: tf.Tensor, axes: list[int], point: Point, role: str, of: str | int)
     kernel = np.full([count, 1], 1.0 / count, np.float32)
     if point.is_export:
         return tf.reshape(tf.matmul(tf.reshape(x, [-1, count]), kernel), [*x.shape[:-1], 1])
-    return point.dense(role, mean, kernel, None, of)
+    return point.dense(role, mean, scale_of(kernel), None, of)
 
 
 def _scaled(layer: keras.layers.Layer, normalized: tf.Tensor, point: Point) -> tf.Tensor:
@@ -62,7 +62,7 @@ def _scaled(layer: keras.layers.Layer, normalized: tf.Tensor, point: Point) -> t
     beta = layer.beta if layer.center else tf.zeros([normalized.shape[-1]])
     if point.is_export:
         return affine(normalized, gamma, beta)
-    return point.dense("output", normalized * gamma, gamma, beta, "normalized", per_channel=True)
+    return point.dense("output", normalized * gamma, scale_of(gamma, per_channel=True), beta, "normalized")
 
 
 def layer_normalization(layer: keras.layers.LayerNormalization, inputs: tf.Tensor, point: Point) -> tf.Tensor:

@@ -62,25 +62,23 @@ class Point(Protocol):
         """
 
     def dense(
-        self,
-        role: str,
-        sums: tf.Tensor,
-        kernel: Any,
-        bias: tf.Tensor | None,
-        of: str | int,
-        *,
-        per_channel: bool = False,
+        self, role: str, sums: tf.Tensor, weight_scale: tf.Tensor, bias: tf.Tensor | None, of: str | int
     ) -> tf.Tensor:
-        """A FULLY_CONNECTED, or a depthwise convolution of 1x1: sums + bias, with TFLite's rounding outside training.
+        """A FULLY_CONNECTED, or a depthwise convolution: sums + bias, with TFLite's rounding outside training.
 
         Args:
             role: of the quantizer, which comes yet.
-            sums: float32 [..., channels], products of quantized values and the kernel.
-            kernel: float32, on its grid of 127 levels on either side of 0.
+            sums: float32 [..., channels], products of quantized values and weights.
+            weight_scale: float32, of the weights: a scalar, or [channels]; see `scale_of`.
             bias: float32 [channels], or None.
             of: what has quantized the values: a role, or the place of an input of the layer.
-            per_channel: the kernel has one weight for each channel, and each its own grid.
         """
+
+
+def scale_of(weights: Any, *, per_channel: bool = False) -> tf.Tensor:
+    """The scale of weights whose largest has level 127: of all, or of each channel that has one weight alone."""
+    largest = tf.abs(tf.stop_gradient(weights))
+    return (largest if per_channel else tf.reduce_max(largest)) / 127.0
 
 
 class Quantizing:
@@ -132,22 +130,13 @@ class Quantizing:
         return xnnpack.followed(kernel, operands, value, scales, result.scale(), self.training)
 
     def dense(
-        self,
-        role: str,
-        sums: tf.Tensor,
-        kernel: Any,
-        bias: tf.Tensor | None,
-        of: str | int,
-        *,
-        per_channel: bool = False,
+        self, role: str, sums: tf.Tensor, weight_scale: tf.Tensor, bias: tf.Tensor | None, of: str | int
     ) -> tf.Tensor:
         """See `Point`."""
         outputs = sums if bias is None else sums + bias
         inputs, result = self._made_by(of), self._quantizers.get(role)
         if not xnnpack.is_followed(self.training, sums.dtype, inputs, result):
             return outputs
-        largest = tf.abs(tf.stop_gradient(kernel))
-        weight_scale = (largest if per_channel else tf.reduce_max(largest)) / 127.0
         shift = tf.constant(0.0) if bias is None else tf.stop_gradient(bias)
         grid, scale = ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), shift), result.scale()
         known = grid.is_known & xnnpack.is_known(scale)

@@ -12,7 +12,7 @@ from dqat.layers.normalizing import group_normalization, layer_normalization
 from dqat.layers.points import Point
 from dqat.layers.volumes import average
 from dqat.layers.wrapper import QuantizeWrapper
-from dqat.quantizers import Quantizer
+from dqat.quantizers import Quantizer, range_scale, weight_range
 from dqat.specs import QuantizerSpec
 
 #: Takes the float layer (weights replaced by quantized ones), the inputs and `point`; gives the output before
@@ -54,7 +54,13 @@ class QuantizedSteps(QuantizeWrapper):
         return self.points.get("depthwise", self.before[0])
 
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
+        if self.steps == "separable" and not point.is_export and not xnnpack.is_training(point.training):
+            arguments = arguments | {"depthwise_scale": self._weight_scale("depthwise_kernel")}
         return STEPS[self.steps](self.layer, inputs, point, **arguments)
+
+    def _weight_scale(self, role: str) -> tf.Tensor:
+        spec = self.weight_specs()[role]
+        return range_scale(weight_range(self.weight_values()[role], spec), spec)
 
     def _as_in_file(self, inputs: Any, outputs: Any, point: Point) -> Any:
         """Of those steps whose last operation rounds otherwise than float."""
@@ -90,7 +96,9 @@ class QuantizedSteps(QuantizeWrapper):
         return super().from_config({**config, "points": points})
 
 
-def _separable(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf.Tensor:
+def _separable(
+    layer: keras.layers.Layer, inputs: tf.Tensor, point: Point, *, depthwise_scale: tf.Tensor | None = None
+) -> tf.Tensor:
     """A depthwise convolution, then a product over the channels; in one dimension with a height of 1."""
     flat = layer.rank == 1
     if flat:
@@ -104,6 +112,8 @@ def _separable(layer: keras.layers.Layer, inputs: tf.Tensor, point: Point) -> tf
         before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
         inputs = tf.pad(inputs, [[0, 0], [0, 0], [before, 0], [0, 0]])
     depthwise = tf.nn.depthwise_conv2d(inputs, kernels[0], [1, *strides, 1], padding, dilations=dilations)
+    if depthwise_scale is not None:
+        depthwise = point.dense("depthwise", depthwise, tf.reshape(depthwise_scale, [-1]), None, 0)
     outputs = tf.nn.conv2d(point("depthwise", depthwise), kernels[1], 1, "VALID")
     if layer.use_bias:
         outputs = tf.nn.bias_add(outputs, layer.bias)
