@@ -130,7 +130,8 @@ def test_all_workers_start_a_stretch_with_the_same_bits(job):
 
 def test_ranges_are_those_of_a_run_that_is_restarted_from_the_last_commit(job):
     folder, *_ = job
-    ran = [event for event in events(folder) if event["event"] == "step" and event["rank"] == 0]
+    # Of any rank: the one that is killed may not have written down its last step, which the other commits.
+    ran = [event for event in events(folder) if event["event"] == "step"]
     compared = 0
     for size in (1, 2):
         done = launch(size, str(SCENARIO), "replay", str(folder))
