@@ -1,8 +1,8 @@
 // Matrix products of quantized values, by their integer codes.
 //
 // The sum of an element is one of integers: exact, so the same in any order, on every instruction set, and
-// what an integer kernel adds up. With AVX-512 VNNI it costs half of what the same product in float32 does
-// (products.h); elsewhere no more.
+// what an integer kernel adds up. An instruction of AVX-512 VNNI multiplies and adds twice as many of them as
+// one for float32 (products.h) does.
 #ifndef DQAT_CORE_CODE_PRODUCTS_H_
 #define DQAT_CORE_CODE_PRODUCTS_H_
 

@@ -99,21 +99,27 @@ class LstmRounding(NamedTuple):
         exponent = tf.clip_by_value(exponent, _LEAST_EXPONENT, _MOST_EXPONENT)
         return cls(scales, shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
 
+    def encoded(self, matrix: tf.Tensor, share: int) -> tf.Tensor:
+        """A matrix float32 [depth, 4 * units] as the whole numbers that `product` takes, once for all timesteps."""
+        return self._codes(matrix, self._operand_scales(share, matrix)[1])
+
     def product(
-        self, x: tf.Tensor, matrix: tf.Tensor, share: int, dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+        self, x: tf.Tensor, codes: tf.Tensor, share: int, dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity
     ) -> tf.Tensor:
         """x times a matrix of whole multiples of their scales, by their integers: exact in float32 as far as 2^24.
 
         Args:
             x: float32 [..., depth].
-            matrix: float32 [depth, 4 * units].
+            codes: float32 [depth, 4 * units], see `encoded`.
             share: of the sums, in the order of `scales`.
             dropped: x with dropout.
         """
+        of_x, of_columns = self._operand_scales(share, codes)
+        return tf.tensordot(dropped(self._codes(x, of_x)), codes, 1) * (of_x * of_columns)
+
+    def _operand_scales(self, share: int, matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         of_x, of_gates = tf.unstack(tf.where(self.is_known, self.scales[share], 1.0))
-        of_columns = tf.repeat(of_gates, matrix.shape[-1] // of_gates.shape[0])
-        operands = dropped(self._codes(x, of_x[0])), self._codes(matrix, of_columns)
-        return tf.tensordot(*operands, 1) * (of_x[0] * of_columns)
+        return of_x[0], tf.repeat(of_gates, matrix.shape[-1] // of_gates.shape[0])
 
     def _codes(self, values: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         steps = values * (1.0 / scale)

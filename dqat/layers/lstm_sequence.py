@@ -29,7 +29,9 @@ def product(
     dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
 ) -> tf.Tensor:
     """A share of the gates' sums: x [..., depth] times a matrix [depth, 4 * units]; see `LstmRounding.product`."""
-    return tf.tensordot(dropped(x), matrix, 1) if rounding is None else rounding.product(x, matrix, share, dropped)
+    if rounding is None:
+        return tf.tensordot(dropped(x), matrix, 1)
+    return rounding.product(x, rounding.encoded(matrix, share), share, dropped)
 
 
 def cell_values(
@@ -178,6 +180,8 @@ def composed(
     projected = product(x, kernel, rounding, 0)
     if bias is not None:
         projected += bias
+    # Of the same weights at all timesteps.
+    codes = None if rounding is None else rounding.encoded(recurrent, 1)
     hidden_in_use, cell_in_use = hidden.in_use(), cell_state.in_use()
     time, batch = tf.shape(x)[0], tf.shape(x)[1]
 
@@ -188,7 +192,8 @@ def composed(
         return quantized, record
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
-        new_c, gate = cell_values(projected[t], product(h, recurrent, rounding, 1), c, rounding)
+        sums = tf.tensordot(h, recurrent, 1) if rounding is None else rounding.product(h, codes, 1)
+        new_c, gate = cell_values(projected[t], sums, c, rounding)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
         new_h, h_record = tracked(hidden, gate * cell_tanh(new_c, rounding), hidden_in_use, t)
         output = new_h if mask is None else tf.where(mask[t], new_h, output)
