@@ -102,6 +102,10 @@ class CellForm:
         """
         return {"bias": ("kernel", None)}
 
+    def prepared(self, run: Numerics) -> dict[str, tf.Tensor]:
+        """What all timesteps' `step` share, by role: computed once before the loop, and found among its weights."""
+        return {}
+
     def project(self, x: tf.Tensor, run: Numerics) -> tf.Tensor:
         """What depends on the inputs alone: computed for all timesteps at once.
 

@@ -8,6 +8,7 @@ from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values, product
 
 #: Beside the weights: the scales of what each gate's products multiply, see `dqat.ops.quantized_lstm`.
 OPERAND_SCALES = "operand_scales"
+_RECURRENT_CODES = "recurrent_codes"
 
 
 class FusedLSTMForm(CellForm):
@@ -35,7 +36,17 @@ class FusedLSTMForm(CellForm):
 
     def recurrent_product(self, hidden: tf.Tensor, run: Numerics) -> tf.Tensor:
         """The hidden state's share."""
-        return product(hidden, self._flat(run.weights["recurrent_kernel"]), self.rounding(run), 1, run.dropped)
+        rounding, codes = self.rounding(run), run.weights.get(_RECURRENT_CODES)
+        if rounding is not None and codes is not None:
+            return rounding.product(hidden, codes, 1, run.dropped)
+        return product(hidden, self._flat(run.weights["recurrent_kernel"]), rounding, 1, run.dropped)
+
+    def prepared(self, run: Numerics) -> dict[str, tf.Tensor]:
+        """The recurrent weights' whole numbers, where the scales are given."""
+        rounding = self.rounding(run)
+        if rounding is None:
+            return {}
+        return {_RECURRENT_CODES: rounding.encoded(self._flat(run.weights["recurrent_kernel"]), 1)}
 
     def rounding(self, run: Numerics) -> LstmRounding | None:
         """The integer kernel's; None where the scales are not given."""

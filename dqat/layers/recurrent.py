@@ -394,10 +394,11 @@ class QuantizedRNN(QuantizedLayer):
         weights = self.weights_in_use() | self._biases(training)
         time, batch = tf.shape(x)[0], tf.shape(x)[1]
         rows = None if mask is None else tf.reshape(mask, [-1, 1])
-        projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), _Sequence(self, weights, rows, training))
+        sequence = _Sequence(self, weights, rows, training)
+        projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), sequence)
         projected = tf.reshape(projected, [time, batch, projected.shape[-1]])
         points = {name: self.points[name] for name in self._in_loop}
-        run = _Timestep(weights, dict(self.points), drop)
+        run = _Timestep(weights | self.form.prepared(sequence), dict(self.points), drop)
         run.in_use, run.repeats = {name: quantizer.in_use() for name, quantizer in points.items()}, time
         tracked = {name: quantizer for name, quantizer in points.items() if not isinstance(quantizer.observer, Fixed)}
 
