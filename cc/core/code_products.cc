@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/instruction_set.h"
+#include "core/products.h"
 
 namespace dqat::core {
 namespace {
@@ -38,23 +39,19 @@ std::vector<const CodeKernels*> AvailableCodeTiles() {
 }
 
 void MultiplyCodes(int64_t rows, int64_t width, int64_t pairs, const int16_t* left, int64_t left_stride,
-                   const int16_t* panel, const float* factors, float* results, int64_t stride) {
+                   const int8_t* panel, const float* factors, float* results, int64_t stride) {
   const CodeKernels& kernels = CodeTiles();
-  // Tiles of nearly equal height, as in MultiplyPanel.
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
-    const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
+  ForEachTile(rows, [&](int64_t row, int64_t height) {
     const int16_t* part = left + row * left_stride;
     float* target = results + row * stride;
-    row += height;
     if (width == kPanelColumns) {
       kernels.tile(height, pairs, part, left_stride, panel, factors, target, stride);
-      continue;
+      return;
     }
     float whole[kTileRows * kPanelColumns];
     kernels.tile(height, pairs, part, left_stride, panel, factors, whole, kPanelColumns);
     for (int64_t r = 0; r < height; ++r) std::copy_n(whole + r * kPanelColumns, width, target + r * stride);
-  }
+  });
 }
 
 }  // namespace dqat::core

@@ -14,8 +14,9 @@
 namespace dqat::core {
 
 // Codes of a left operand are at most 9 bits and a sign, which has room for those of any 8-bit grid; a right
-// one's, which are symmetric, at most 128. So many products of them have a place in 32 bits:
-constexpr float kMostLeftCode = 511.0f, kMostRightCode = 128.0f;
+// one's take 8 bits: the matrix, which is read again and again, stays in a nearer cache. So many products of
+// them have a place in 32 bits:
+constexpr float kMostLeftCode = 511.0f;
 constexpr int64_t kMostPairs = 1 << 14;
 
 inline int64_t Pairs(int64_t depth) { return (depth + 1) / 2; }
@@ -29,7 +30,7 @@ std::vector<const CodeKernels*> AvailableCodeTiles();
 // p + 1) * panel(p, j, 1), for r < rows and j < width <= 64, with left(r, k) = left[r * left_stride + k].
 // `factors` has 64 elements, `panel` is aligned to 64 bytes.
 void MultiplyCodes(int64_t rows, int64_t width, int64_t pairs, const int16_t* left, int64_t left_stride,
-                   const int16_t* panel, const float* factors, float* results, int64_t stride);
+                   const int8_t* panel, const float* factors, float* results, int64_t stride);
 
 }  // namespace dqat::core
 

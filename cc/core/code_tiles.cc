@@ -25,6 +25,19 @@ constexpr int kColumns = kWidth * kVectors;
 typedef int32_t Vector __attribute__((vector_size(kWidth * sizeof(int32_t)), may_alias));
 typedef float Floats __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
 
+// As many pairs of 8-bit codes as a vector holds of 16-bit ones, widened.
+static inline Vector LoadPairs(const int8_t* pairs) {
+#if defined(__AVX512BW__)
+  return (Vector)_mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i*)pairs));
+#elif defined(__AVX2__)
+  return (Vector)_mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)pairs));
+#else
+  typedef int8_t Bytes __attribute__((vector_size(2 * kWidth), may_alias));
+  typedef int16_t Halves __attribute__((vector_size(4 * kWidth)));
+  return (Vector) __builtin_convertvector(*reinterpret_cast<const Bytes*>(pairs), Halves);
+#endif
+}
+
 // To each sum the products of both halves of a pair.
 static inline Vector AddProducts(Vector sum, Vector left, Vector right) {
 #if defined(__AVX512VNNI__)
@@ -44,7 +57,7 @@ static inline Vector AddProducts(Vector sum, Vector left, Vector right) {
 }
 
 template <int kRows>
-void Tile(int64_t pairs, const int16_t* left, int64_t left_stride, const int16_t* panel, const float* factors,
+void Tile(int64_t pairs, const int16_t* left, int64_t left_stride, const int8_t* panel, const float* factors,
           float* results, int64_t stride) {
   Vector sums[kRows][kVectors] = {};
   const int16_t* row[kRows];
@@ -52,7 +65,7 @@ void Tile(int64_t pairs, const int16_t* left, int64_t left_stride, const int16_t
   for (int64_t p = 0; p < pairs; ++p) {
     Vector right[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      right[v] = *reinterpret_cast<const Vector*>(panel + (p * kPanelColumns + v * kWidth) * 2);
+      right[v] = LoadPairs(panel + (p * kPanelColumns + v * kWidth) * 2);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -72,7 +85,7 @@ void Tile(int64_t pairs, const int16_t* left, int64_t left_stride, const int16_t
   }
 }
 
-void AnyTile(int64_t rows, int64_t pairs, const int16_t* left, int64_t left_stride, const int16_t* panel,
+void AnyTile(int64_t rows, int64_t pairs, const int16_t* left, int64_t left_stride, const int8_t* panel,
              const float* factors, float* results, int64_t stride) {
   static constexpr decltype(&Tile<1>) kTiles[kTileRows] = {Tile<1>, Tile<2>, Tile<3>,
                                                            Tile<4>, Tile<5>, Tile<6>};
@@ -101,16 +114,19 @@ bool Encode(int64_t count, const float* values, float steps, float most, int16_t
   return outside == 0;
 }
 
-bool EncodePairs(const float* even, const float* odd, const float* steps, float most, int16_t* pairs) {
-  int32_t outside = 0;
-  int32_t both[kPanelColumns];
+// Whether a value is that of an 8-bit code; not for a NaN.
+static inline int32_t FitsByte(float steps) { return (steps >= -128.5f) & (steps < 127.5f) ? 1 : 0; }
+
+bool EncodePairs(const float* even, const float* odd, const float* steps, int8_t* pairs) {
+  int32_t fit = 1;
+  int16_t both[kPanelColumns];
   for (int j = 0; j < kPanelColumns; ++j) {
     const float first = even[j] * steps[j], second = odd[j] * steps[j];
-    outside |= (fabsf(first) <= most) & (fabsf(second) <= most) ? 0 : 1;
-    both[j] = (int32_t)(((uint32_t)Code(first) & 0xffffu) | ((uint32_t)Code(second) << 16));
+    fit &= FitsByte(first) & FitsByte(second);
+    both[j] = (int16_t)(((uint32_t)Code(first) & 0xffu) | ((uint32_t)Code(second) << 8));
   }
   memcpy(pairs, both, sizeof both);
-  return outside == 0;
+  return fit != 0;
 }
 
 }  // namespace

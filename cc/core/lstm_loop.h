@@ -1,5 +1,5 @@
 // What the LSTM's forward and backward pass share: where rows stand, and how threads divide a time loop. Only
-// lstm_forward.cc, lstm_products.cc and lstm_backward.cc include this.
+// lstm_*.cc of the two passes and of their products include this.
 #ifndef DQAT_CORE_LSTM_LOOP_H_
 #define DQAT_CORE_LSTM_LOOP_H_
 
@@ -123,6 +123,11 @@ inline void PadRows(const LstmShape& shape, const float* source, float* padded) 
   }
 }
 
+// Whether a core's second-level cache has room for all recurrent weights.
+inline bool SharesWeights(const LstmShape& shape) {
+  return static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes;
+}
+
 // How the work of a time loop is divided.
 class Division {
  public:
@@ -162,10 +167,6 @@ class Division {
   }
 
  private:
-  static bool SharesWeights(const LstmShape& shape) {
-    return static_cast<int64_t>(sizeof(float)) * shape.gates() * shape.units <= kSharedWeightBytes;
-  }
-
   static int64_t Rows(const LstmShape& shape, int64_t threads) {
     const int64_t tasks = threads > 1 && SharesWeights(shape) ? threads * kTasksPerThread : threads;
     return std::max(kLeastRows, (shape.batch + tasks - 1) / tasks);

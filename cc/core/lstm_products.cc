@@ -18,6 +18,7 @@ bool AreFinite(const float* values, int64_t count) {
 }
 
 int16_t* AsCodes(float* memory) { return reinterpret_cast<int16_t*>(memory); }
+int8_t* AsBytes(float* memory) { return reinterpret_cast<int8_t*>(memory); }
 
 // One depth of a block of units in [depth, 4 units]: [4, 16].
 void LoadBlock(const LstmShape& shape, const float* weights, int64_t depth, int64_t block, float* lanes) {
@@ -38,7 +39,7 @@ void SpreadOverPanel(const LstmShape& shape, const float* gates, int64_t panel, 
 
 // Encodes a panel of pairs from load(depth, lanes [64]).
 template <typename Load>
-bool EncodePanel(int64_t depth, const float* steps, int16_t* panel, Load load) {
+bool EncodePanel(int64_t depth, const float* steps, int8_t* panel, Load load) {
   const CodeKernels& kernels = CodeTiles();
   alignas(64) float even[kPanelColumns], odd[kPanelColumns];
   bool fit = true;
@@ -49,7 +50,7 @@ bool EncodePanel(int64_t depth, const float* steps, int16_t* panel, Load load) {
     } else {
       std::fill_n(odd, kPanelColumns, 0.0f);
     }
-    fit &= kernels.encode_pairs(even, odd, steps, kMostRightCode, panel + pair * 2 * kPanelColumns);
+    fit &= kernels.encode_pairs(even, odd, steps, panel + pair * 2 * kPanelColumns);
   }
   return fit;
 }
@@ -147,7 +148,7 @@ bool LstmProducts::EncodeInputs(int64_t first) const {
 bool LstmProducts::EncodeWeights(int64_t block) const {
   alignas(64) float steps[kPanelColumns];
   SpreadOverBlock(rounding_.recurrent_codes, steps);
-  int16_t* panel = AsCodes(recurrent_) + block * Pairs(shape_.units) * 2 * kPanelColumns;
+  int8_t* panel = AsBytes(recurrent_) + block * Pairs(shape_.units) * 2 * kPanelColumns;
   const bool recurrent_fits = EncodePanel(shape_.units, steps, panel, [&](int64_t depth, float* lanes) {
     LoadBlock(shape_, arguments_.recurrent, depth, block, lanes);
   });
@@ -155,7 +156,7 @@ bool LstmProducts::EncodeWeights(int64_t block) const {
                 count = std::min<int64_t>(kPanelColumns, shape_.gates() - column);
   if (count <= 0) return recurrent_fits;
   SpreadOverPanel(shape_, rounding_.kernel_codes, block, steps);
-  panel = AsCodes(kernel_) + block * Pairs(shape_.features) * 2 * kPanelColumns;
+  panel = AsBytes(kernel_) + block * Pairs(shape_.features) * 2 * kPanelColumns;
   return EncodePanel(shape_.features, steps, panel,
                      [&](int64_t depth, float* lanes) {
                        const float* row = arguments_.kernel + depth * shape_.gates() + column;
@@ -181,7 +182,7 @@ void LstmProducts::MultiplyInputs(int64_t first, int64_t count, float* gates,
     SpreadOverPanel(shape_, rounding_.input_factors, panel, factors);
     MultiplyCodes(std::min(kTaskRows, first + count - row), std::min<int64_t>(kPanelColumns, width - column),
                   pairs, x_ + row * 2 * pairs, 2 * pairs,
-                  AsCodes(kernel_) + panel * pairs * 2 * kPanelColumns, factors, gates + row * width + column,
+                  AsBytes(kernel_) + panel * pairs * 2 * kPanelColumns, factors, gates + row * width + column,
                   width);
   });
 }
@@ -197,7 +198,7 @@ void LstmProducts::MultiplyHidden(const HiddenStates& hidden, int64_t block, int
   alignas(64) float factors[kPanelColumns];
   SpreadOverBlock(rounding_.hidden_factors, factors);
   MultiplyCodes(rows, kPanelColumns, Pairs(units), hidden.codes + first * padded, padded,
-                AsCodes(recurrent_) + block * Pairs(units) * 2 * kPanelColumns, factors, sums, kPanelColumns);
+                AsBytes(recurrent_) + block * Pairs(units) * 2 * kPanelColumns, factors, sums, kPanelColumns);
 }
 
 }  // namespace dqat::core

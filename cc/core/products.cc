@@ -50,16 +50,12 @@ void PackPanel(int64_t index, int64_t columns, int64_t depth, ProductOperand rig
 void MultiplyPanel(int64_t rows, int64_t width, int64_t depth, ProductOperand left, const float* panel,
                    float* results, int64_t stride, bool continues) {
   const ProductKernels& kernels = ProductTiles();
-  // Tiles of nearly equal height: 32 rows are 6, 6, 5, 5, 5, 5.
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
-    const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
+  ForEachTile(rows, [&](int64_t row, int64_t height) {
     const ProductOperand part = {left.data + row * left.row_stride, left.row_stride, left.depth_stride};
     float* target = results + row * stride;
-    row += height;
     if (width == kPanelColumns) {
       kernels.tile(height, depth, part, panel, target, stride, continues);
-      continue;
+      return;
     }
     float whole[kTileRows * kPanelColumns] = {};
     for (int64_t r = 0; continues && r < height; ++r) {
@@ -67,7 +63,16 @@ void MultiplyPanel(int64_t rows, int64_t width, int64_t depth, ProductOperand le
     }
     kernels.tile(height, depth, part, panel, whole, kPanelColumns, continues);
     for (int64_t r = 0; r < height; ++r) std::copy_n(whole + r * kPanelColumns, width, target + r * stride);
-  }
+  });
+}
+
+void MultiplyCodePanel(int64_t rows, int64_t depth, ProductOperand left, const UpperHalf* panel, float factor,
+                       float* results, bool continues) {
+  const ProductKernels& kernels = ProductTiles();
+  ForEachTile(rows, [&](int64_t row, int64_t height) {
+    kernels.code_tile(height, depth, {left.data + row * left.row_stride, left.row_stride, left.depth_stride},
+                      panel, factor, results + row * kPanelColumns, kPanelColumns, continues);
+  });
 }
 
 void Pack(int64_t columns, int64_t depth, ProductOperand right, float* packed, const Parallel& parallel) {

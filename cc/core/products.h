@@ -32,6 +32,17 @@ inline int64_t Panels(int64_t columns) { return (columns + kPanelColumns - 1) / 
 // Floats that [depth, columns] takes when packed.
 inline int64_t PackedSize(int64_t columns, int64_t depth) { return Panels(columns) * depth * kPanelColumns; }
 
+// Calls body(first row, height) for tiles of nearly equal height: 32 rows are 6, 6, 5, 5, 5, 5.
+template <typename Body>
+void ForEachTile(int64_t rows, Body body) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
+    const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
+    body(row, height);
+    row += height;
+  }
+}
+
 // Packs panel `index` of `right`, whose rows here are its columns: right(column, k). Columns past the last
 // are 0.
 void PackPanel(int64_t index, int64_t columns, int64_t depth, ProductOperand right, float* panel);
@@ -40,6 +51,11 @@ void PackPanel(int64_t index, int64_t columns, int64_t depth, ProductOperand rig
 // the sums start at `results` where `continues`, else at 0.
 void MultiplyPanel(int64_t rows, int64_t width, int64_t depth, ProductOperand left, const float* panel,
                    float* results, int64_t stride, bool continues);
+
+// results[r * 64 + j] = factor * the sum over k of left(r, k) * panel(k, j), for r < rows and j < 64, with a
+// panel of ProductKernels::encode_columns; added to `results` where `continues`.
+void MultiplyCodePanel(int64_t rows, int64_t depth, ProductOperand left, const UpperHalf* panel, float factor,
+                       float* results, bool continues);
 
 // Packs all panels.
 void Pack(int64_t columns, int64_t depth, ProductOperand right, float* packed, const Parallel& parallel);

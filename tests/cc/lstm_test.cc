@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
@@ -274,12 +275,12 @@ TEST(CodeProductsTest, EveryTileGivesTheExactSumOfTheLargestCodes) {
       const int64_t stride = 2 * pairs + 6;
       std::vector<int16_t> left = Codes(kTileRows * stride, 511, 1);
       Aligned memory(pairs * kPanelColumns);
-      auto* panel = reinterpret_cast<int16_t*>(memory.data());
-      const std::vector<int16_t> right = Codes(pairs * kPanelColumns * 2, 128, 2);
+      auto* panel = reinterpret_cast<int8_t*>(memory.data());
+      const std::vector<int16_t> right = Codes(pairs * kPanelColumns * 2, 127, 2);
       std::copy(right.begin(), right.end(), panel);
       if (pairs == kMostPairs) {  // the first sum is the largest that there may be
-        std::fill_n(left.begin(), 2 * pairs, 511);
-        for (int64_t p = 0; p < pairs; ++p) std::fill_n(panel + p * kPanelColumns * 2, 2, 128);
+        std::fill_n(left.begin(), 2 * pairs, -511);
+        for (int64_t p = 0; p < pairs; ++p) std::fill_n(panel + p * kPanelColumns * 2, 2, -128);
       }
       std::vector<float> factors(kPanelColumns), results(kTileRows * 70, kNan);
       for (int j = 0; j < kPanelColumns; ++j) factors[j] = 1e-3f * static_cast<float>(j + 1);
@@ -303,10 +304,11 @@ TEST(CodeProductsTest, EncodingFindsTheNearestCodeAndWhatHasNone) {
   for (const CodeKernels* kernels : AvailableCodeTiles()) {
     std::vector<float> values(2 * kPanelColumns), steps(kPanelColumns, 4.0f);
     for (size_t i = 0; i < values.size(); ++i) values[i] = 0.25f * (static_cast<float>(i) - 64.0f) + 0.1f;
-    std::vector<int16_t> codes(2 * kPanelColumns), pairs(2 * kPanelColumns);
+    std::vector<int16_t> codes(2 * kPanelColumns);
+    std::vector<int8_t> pairs(2 * kPanelColumns);
     const float *even = values.data(), *odd = even + kPanelColumns;
     EXPECT_TRUE(kernels->encode(2 * kPanelColumns, even, 4.0f, 511.0f, codes.data()));
-    EXPECT_TRUE(kernels->encode_pairs(even, odd, steps.data(), 511.0f, pairs.data()));
+    EXPECT_TRUE(kernels->encode_pairs(even, odd, steps.data(), pairs.data()));
     for (int i = 0; i < 2 * kPanelColumns; ++i) {
       EXPECT_EQ(codes[i], i - 64) << kernels->name;
       EXPECT_EQ(pairs[i % kPanelColumns * 2 + i / kPanelColumns], i - 64) << kernels->name;
@@ -317,10 +319,58 @@ TEST(CodeProductsTest, EncodingFindsTheNearestCodeAndWhatHasNone) {
         spoilt[at] = wrong;
         even = spoilt.data(), odd = even + kPanelColumns;
         EXPECT_FALSE(kernels->encode(2 * kPanelColumns, even, 4.0f, 511.0f, codes.data()));
-        EXPECT_FALSE(kernels->encode_pairs(even, odd, steps.data(), 511.0f, pairs.data()));
+        EXPECT_FALSE(kernels->encode_pairs(even, odd, steps.data(), pairs.data()));
+      }
+    }
+    for (const auto& [value, fits] :
+         {std::pair{31.75f, true}, {-32.0f, true}, {32.0f, false}, {-32.25f, false}}) {
+      values[5] = value;
+      even = values.data(), odd = even + kPanelColumns;
+      EXPECT_EQ(kernels->encode_pairs(even, odd, steps.data(), pairs.data()), fits) << value;
+      if (fits) {
+        EXPECT_EQ(pairs[10], value * 4.0f);
       }
     }
   }
+}
+
+TEST(ProductsTest, APanelOfCodesGivesTheProductOfTheValuesThatTheyStandFor) {
+  const char* best = InstructionSet();
+  constexpr int64_t kRows = 13, kDepth = 41, kStride = 50;
+  constexpr float kScale = 0.125f;
+  for (const char* name : AvailableInstructionSets()) {
+    ASSERT_TRUE(SetInstructionSet(name));
+    const std::vector<int16_t> codes = Codes(kDepth * kPanelColumns, 256, 1);
+    std::vector<float> values(codes.size());
+    std::transform(codes.begin(), codes.end(), values.begin(), [](int16_t code) { return code * kScale; });
+    Aligned memory(kDepth * kPanelColumns / 2);
+    auto* panel = reinterpret_cast<UpperHalf*>(memory.data());
+    for (int64_t k = 0; k < kDepth; ++k) {
+      const float* columns = values.data() + k * kPanelColumns;
+      ASSERT_TRUE(ProductTiles().encode_columns(columns, 1.0f / kScale, panel + k * kPanelColumns));
+    }
+    // Whole numbers, so that every sum is exact.
+    const std::vector<int16_t> whole = Codes(kRows * kStride, 100, 2);
+    const std::vector<float> left(whole.begin(), whole.end());
+    std::vector<float> memory_of_results(kRows * kPanelColumns + 1, kNan);
+    float* results = memory_of_results.data() + 1;  // as any address will do
+    MultiplyCodePanel(kRows, kDepth, {left.data(), kStride, 1}, panel, kScale, results, false);
+    MultiplyCodePanel(kRows, kDepth, {left.data(), kStride, 1}, panel, 2 * kScale, results, true);
+    for (int64_t r = 0; r < kRows; ++r) {
+      for (int64_t j = 0; j < kPanelColumns; ++j) {
+        float sum = 0.0f;
+        for (int64_t k = 0; k < kDepth; ++k) sum += left[r * kStride + k] * values[k * kPanelColumns + j];
+        ASSERT_EQ(results[r * kPanelColumns + j], 3 * sum) << name;
+      }
+    }
+    for (const float wrong : {257.0f, -300.0f, kInf, kNan}) {
+      std::vector<float> columns(kPanelColumns, 1.0f);
+      EXPECT_TRUE(ProductTiles().encode_columns(columns.data(), 256.0f, panel));
+      columns[63] = wrong;
+      EXPECT_FALSE(ProductTiles().encode_columns(columns.data(), 1.0f, panel)) << wrong;
+    }
+  }
+  SetInstructionSet(best);
 }
 
 TEST(IntegerLstmTest, EveryInputOfTheFixedPointFunctionsIsDefined) {
