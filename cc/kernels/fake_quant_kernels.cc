@@ -169,10 +169,12 @@ class FitRangeOp : public OpKernel {
     Tensor *fitted_min = nullptr, *fitted_max = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(0, min.shape(), &fitted_min));
     OP_REQUIRES_OK(context, context->allocate_output(1, min.shape(), &fitted_max));
+    const float *lows = min.flat<float>().data(), *highs = max.flat<float>().data();
+    float *fitted_lows = fitted_min->flat<float>().data(), *fitted_highs = fitted_max->flat<float>().data();
     for (int64_t i = 0; i < min.NumElements(); ++i) {
-      const core::Range range = core::FitRange({min.flat<float>()(i), max.flat<float>()(i)}, spec_);
-      fitted_min->flat<float>()(i) = range.min;
-      fitted_max->flat<float>()(i) = range.max;
+      const core::Range range = core::FitRange({lows[i], highs[i]}, spec_);
+      fitted_lows[i] = range.min;
+      fitted_highs[i] = range.max;
     }
   }
 

@@ -38,7 +38,7 @@ class Levels(NamedTuple):
 class Numerics(Protocol):
     """What a form computes with."""
 
-    weights: dict[str, tf.Tensor]
+    weights: dict[str, Any]  # tensors, and what the form has prepared
     is_export: bool  # whether operators of the integer graph are being made
 
     def point(
@@ -102,7 +102,7 @@ class CellForm:
         """
         return {"bias": ("kernel", None)}
 
-    def prepared(self, run: Numerics) -> dict[str, tf.Tensor]:
+    def prepared(self, run: Numerics) -> dict[str, Any]:
         """What all timesteps' `step` share, by role: computed once before the loop, and found among its weights."""
         return {}
 

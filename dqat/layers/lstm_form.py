@@ -1,5 +1,7 @@
 """The LSTM's form as TFLite's integer operator computes it."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from dqat.layers.cell_form import CellForm, Numerics
@@ -8,7 +10,7 @@ from dqat.layers.lstm_sequence import GATES, cell_tanh, cell_values, product
 
 #: Beside the weights: the scales of what each gate's products multiply, see `dqat.ops.quantized_lstm`.
 OPERAND_SCALES = "operand_scales"
-_RECURRENT_CODES = "recurrent_codes"
+_ROUNDING, _RECURRENT_CODES = "rounding", "recurrent_codes"
 
 
 class FusedLSTMForm(CellForm):
@@ -38,24 +40,23 @@ class FusedLSTMForm(CellForm):
         """The hidden state's share."""
         rounding, codes = self.rounding(run), run.weights.get(_RECURRENT_CODES)
         if rounding is not None and codes is not None:
-            return rounding.product(hidden, codes, 1, run.dropped)
+            return rounding.product(hidden, codes, run.dropped)
         return product(hidden, self._flat(run.weights["recurrent_kernel"]), rounding, 1, run.dropped)
 
-    def prepared(self, run: Numerics) -> dict[str, tf.Tensor]:
-        """The recurrent weights' whole numbers, where the scales are given."""
+    def prepared(self, run: Numerics) -> dict[str, Any]:
+        """The roundings and the recurrent weights' whole numbers, where the scales are given."""
         rounding = self.rounding(run)
         if rounding is None:
             return {}
-        return {_RECURRENT_CODES: rounding.encoded(self._flat(run.weights["recurrent_kernel"]), 1)}
+        codes = rounding.encoded(self._flat(run.weights["recurrent_kernel"]), 1)
+        return {_ROUNDING: rounding, _RECURRENT_CODES: codes}
 
     def rounding(self, run: Numerics) -> LstmRounding | None:
         """The integer kernel's; None where the scales are not given."""
         scales = run.weights.get(OPERAND_SCALES)
-        return (
-            None
-            if scales is None
-            else LstmRounding.of(scales, run.levels("hidden").scale, run.levels("cell_state").scale)
-        )
+        if scales is None or _ROUNDING in run.weights:
+            return run.weights.get(_ROUNDING)
+        return LstmRounding.of(scales, run.levels("hidden").scale, run.levels("cell_state").scale)
 
     def step(self, projected, states, run):
         """See `CellForm.step`."""

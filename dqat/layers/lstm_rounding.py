@@ -66,6 +66,20 @@ def _tanh(sums: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, object]:
     return tf.identity(value), lambda slope: (slope * (1.0 - value * value), None)
 
 
+class Codes(NamedTuple):
+    """A matrix as whole numbers, and what goes with it: the same at all timesteps.
+
+    Attributes:
+        matrix: float32 [depth, 4 * units].
+        steps: float32 scalar: 1 over the scale of what it multiplies.
+        factors: float32 [4 * units]: what a product of whole numbers is worth.
+    """
+
+    matrix: tf.Tensor
+    steps: tf.Tensor
+    factors: tf.Tensor
+
+
 class LstmRounding(NamedTuple):
     """The roundings of one layer.
 
@@ -99,31 +113,25 @@ class LstmRounding(NamedTuple):
         exponent = tf.clip_by_value(exponent, _LEAST_EXPONENT, _MOST_EXPONENT)
         return cls(scales, shift[..., tf.newaxis], exponent, fits & tf.reduce_all(known))
 
-    def encoded(self, matrix: tf.Tensor, share: int) -> tf.Tensor:
-        """A matrix float32 [depth, 4 * units] as the whole numbers that `product` takes, once for all timesteps."""
-        return self._codes(matrix, self._operand_scales(share, matrix)[1])
+    def encoded(self, matrix: tf.Tensor, share: int) -> Codes:
+        """What `product` takes for a matrix float32 [depth, 4 * units] of a share of the sums, in `scales`' order."""
+        of_x, of_gates = tf.unstack(tf.where(self.is_known, self.scales[share], 1.0))
+        of_columns = tf.repeat(of_gates, matrix.shape[-1] // of_gates.shape[0])
+        return Codes(self._codes(matrix, 1.0 / of_columns), 1.0 / of_x[0], of_x[0] * of_columns)
 
-    def product(
-        self, x: tf.Tensor, codes: tf.Tensor, share: int, dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity
-    ) -> tf.Tensor:
+    def product(self, x: tf.Tensor, codes: Codes, dropped: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tf.Tensor:
         """x times a matrix of whole multiples of their scales, by their integers: exact in float32 as far as 2^24.
 
         Args:
             x: float32 [..., depth].
-            codes: float32 [depth, 4 * units], see `encoded`.
-            share: of the sums, in the order of `scales`.
+            codes: of the matrix, see `encoded`.
             dropped: x with dropout.
         """
-        of_x, of_columns = self._operand_scales(share, codes)
-        return tf.tensordot(dropped(self._codes(x, of_x)), codes, 1) * (of_x * of_columns)
+        return tf.tensordot(dropped(self._codes(x, codes.steps)), codes.matrix, 1) * codes.factors
 
-    def _operand_scales(self, share: int, matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        of_x, of_gates = tf.unstack(tf.where(self.is_known, self.scales[share], 1.0))
-        return of_x[0], tf.repeat(of_gates, matrix.shape[-1] // of_gates.shape[0])
-
-    def _codes(self, values: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        steps = values * (1.0 / scale)
-        return steps + tf.stop_gradient(tf.where(self.is_known, tf.round(steps) - steps, 0.0))
+    def _codes(self, values: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+        scaled = values * steps
+        return _instead(scaled, tf.where(self.is_known, tf.round(scaled), scaled))
 
     def gates(
         self, shares: Sequence[tf.Tensor], clipped: tf.Tensor, which: tuple[int, ...] = (0, 1, 2, 3)

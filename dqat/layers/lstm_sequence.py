@@ -31,7 +31,7 @@ def product(
     """A share of the gates' sums: x [..., depth] times a matrix [depth, 4 * units]; see `LstmRounding.product`."""
     if rounding is None:
         return tf.tensordot(dropped(x), matrix, 1)
-    return rounding.product(x, rounding.encoded(matrix, share), share, dropped)
+    return rounding.product(x, rounding.encoded(matrix, share), dropped)
 
 
 def cell_values(
@@ -192,7 +192,7 @@ def composed(
         return quantized, record
 
     def timestep(t, h, c, output, outputs, hidden_record, cell_record):
-        sums = tf.tensordot(h, recurrent, 1) if rounding is None else rounding.product(h, codes, 1)
+        sums = tf.tensordot(h, recurrent, 1) if rounding is None else rounding.product(h, codes)
         new_c, gate = cell_values(projected[t], sums, c, rounding)
         new_c, c_record = tracked(cell_state, new_c, cell_in_use, t)
         new_h, h_record = tracked(hidden, gate * cell_tanh(new_c, rounding), hidden_in_use, t)
