@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: How long one contender runs before the next one's turn. Several calls fit in, so that a contender finds the
-#: caches as it left them itself, but for the slice's first call, which the median drops.
+#: How long one contender runs before the next one's turn, and how often at least. So it finds the caches as it left
+#: them itself, as a training that has the machine for itself does, but for the slice's first call, which the median
+#: drops.
 SLICE_SECONDS = 0.005
+LEAST_CALLS = 3
 
 #: Contenders that take longer than the time they are given still run this often.
 LEAST_ROUNDS = 9
@@ -72,7 +74,7 @@ def _slice(call: Callable[[], object], seconds: float, rest: float) -> float:
         call()  # the result is freed within the measured time: a training step pays for that too
         stop = time.perf_counter()
         calls.append(stop - start)
-        if stop >= end:
+        if stop >= end and len(calls) >= LEAST_CALLS:
             return statistics.median(calls)
 
 
@@ -88,7 +90,7 @@ def take_turns(
     Args:
         contenders: by name, what to time; one untimed call of each comes first.
         seconds: for each contender; `LEAST_ROUNDS` run in any case.
-        slice_seconds: how long one runs before the next one's turn.
+        slice_seconds: how long one runs before the next one's turn; `LEAST_CALLS` calls in any case.
         rest: seconds before each turn in which nothing runs, for contenders whose threads go on for a while.
     """
     for call in contenders.values():
