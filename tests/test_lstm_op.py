@@ -203,10 +203,10 @@ def test_time_may_come_first(rng):
 
 
 def test_a_weight_without_a_code_counts_in_the_gradients_too(rng):
-    """Recurrent weights of so many units are kept as codes during the backward pass."""
+    """Recurrent weights of so many units are kept as codes during the backward pass, in bfloat16, which has no 515."""
     values = on_grid(arguments((3, 4, 5, 272), rng), RANGES["wide"])
     recurrent = values[2].numpy()
-    recurrent[7, 11] = np.float32(300) * SCALES[2, 0]
+    recurrent[7, 11] = np.float32(515) * SCALES[2, 0]
     values[2] = tf.constant(recurrent)
     slopes = [tf.ones([3, 4, 272]), *[tf.ones([3, 272])] * 2]
     fused, composed = (
@@ -214,7 +214,7 @@ def test_a_weight_without_a_code_counts_in_the_gradients_too(rng):
         for each in (lstm_sequence.fused, lstm_sequence.composed)
     )
     for name, got, expected in zip(NAMES[4:], fused[4:], composed[4:], strict=True):
-        np.testing.assert_allclose(got, expected, rtol=0.0, atol=2e-3 * np.abs(expected).max(), err_msg=name)
+        np.testing.assert_allclose(got, expected, rtol=0.0, atol=5e-5 * np.abs(expected).max(), err_msg=name)
 
 
 @pytest.mark.parametrize("units", [24, 64, 528])
