@@ -104,6 +104,8 @@ def contenders(shape: tuple[int, ...], per_channel: bool) -> dict[str, Call]:
     low, high = _range(shape[-1] if per_channel else None)
     axis = -1 if per_channel else None
     attributes = {"num_bits": 8, "narrow_range": False, "per_channel": per_channel, "axis": -1}
+    gradient = partial(dqat.native.ops.dqat_fake_quant_grad, dy, x, low, high, **attributes)
+    reach = dqat.native.ops.dqat_fake_quant_track(x, low, high, **attributes).reach
     constant = tf.constant(0.5)
     return {
         "pass": partial(tf.raw_ops.Mul, x=x, y=constant),
@@ -111,7 +113,8 @@ def contenders(shape: tuple[int, ...], per_channel: bool) -> dict[str, Call]:
         "forward": partial(dqat.ops.fake_quant, x, low, high, axis=axis),
         "track": partial(dqat.ops.fake_quant_track, x, low, high, axis=axis),
         "exact": lambda: dqat.ops.fake_quant(x, *dqat.ops.min_max(x, axis=axis), axis=axis),
-        "gradient": partial(dqat.native.ops.dqat_fake_quant_grad, dy, x, low, high, **attributes),
+        "gradient": gradient,
+        "tracked_gradient": gradient if per_channel else partial(dqat.native.ops.dqat_reach_grad, dy, reach),
         "pass_of_two": partial(tf.raw_ops.Mul, x=x, y=dy),
         **_tensorflow(x, dy, low, high, per_channel),
         "delayed_step": _step(x, low, high, partial(_delayed, axis)),

@@ -70,6 +70,7 @@ _NEAR_A_PASS = 1 / 1.25
 COMPARISONS = (
     Comparison("fake_quant", "forward", "TF op", "tf_forward", 1.0, {IMAGES: 4, SQUARE: 10, SEQUENCES: 10}),
     Comparison("gradient", "gradient", "TF op", "tf_gradient", 1.2, {IMAGES: 8, SQUARE: 20, SEQUENCES: 20}),
+    Comparison("tracked gradient", "tracked_gradient", "TF op", "tf_gradient", 1.2),
     Comparison("delayed step", "delayed_step", "tfmot step", "tfmot_step", 2.0, 8.0),
     Comparison("exact step", "exact_step", "tfmot step", "tfmot_step"),
     Comparison("Quantizer step", "quantizer_step", "tfmot step", "tfmot_step"),

@@ -62,7 +62,7 @@ def print_ratios(rows: Sequence[Row], machine: dict[str, Any]) -> None:
         table.add_row(case, *(cells.get(column, "") for column in columns))
     console = Console()
     # A log has no width: columns are kept whole there.
-    Console(width=None if console.is_terminal else 260).print(table)
+    Console(width=None if console.is_terminal else 280).print(table)
 
 
 def write_json(rows: Sequence[Row], machine: dict[str, Any], path: pathlib.Path) -> None:

@@ -97,7 +97,7 @@ def fake_quant_track(
         tf.errors.InvalidArgumentError: as `fake_quant`, and for another activation than linear with an axis.
         ValueError: for an unknown activation.
     """
-    return _ops.dqat_fake_quant_track(
+    y, batch_min, batch_max, _reach = _ops.dqat_fake_quant_track(
         x,
         min,
         max,
@@ -106,6 +106,7 @@ def fake_quant_track(
         activation=activation,
         **_attributes(axis, group_size),
     )
+    return y, batch_min, batch_max
 
 
 def min_max(x: TensorLike, *, axis: int | None = None, group_size: int = 1) -> Range:
@@ -530,9 +531,11 @@ def _(op: tf.Operation, dy: tf.Tensor) -> list[tf.Tensor]:
 
 
 @tf.RegisterGradient("Dqat>FakeQuantTrack")
-def _(op: tf.Operation, dy: tf.Tensor, *_records: tf.Tensor) -> list[tf.Tensor]:
-    activation = op.get_attr("activation").decode()
-    return list(_ops.dqat_fake_quant_grad(dy, *op.inputs, activation=activation, **_options(op)))
+def _(op: tf.Operation, dy: tf.Tensor, *_others: tf.Tensor) -> list[tf.Tensor]:
+    if op.get_attr("per_channel"):
+        return list(_ops.dqat_fake_quant_grad(dy, *op.inputs, **_options(op)))
+    # Two bits a value in place of x: an activation is what memory is short of.
+    return list(_ops.dqat_reach_grad(dy, op.outputs[3]))
 
 
 @tf.RegisterGradient("Dqat>FakeQuantHistogram")

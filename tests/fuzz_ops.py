@@ -19,6 +19,7 @@ OPS = {
     "FakeQuant": ops.dqat_fake_quant,
     "FakeQuantTrack": ops.dqat_fake_quant_track,
     "FakeQuantGrad": ops.dqat_fake_quant_grad,
+    "ReachGrad": ops.dqat_reach_grad,
     "MinMax": ops.dqat_min_max,
     "FitRange": ops.dqat_fit_range,
     "Histogram": ops.dqat_histogram,
@@ -29,10 +30,9 @@ OPS = {
     "FakeQuantLearnedGrad": ops.dqat_fake_quant_learned_grad,
     **fuzz_recurrent.OPS,
 }
-WITHOUT_BITS = ("MinMax", "Histogram", "PercentileRange")
-WITHOUT_AXIS = ("Histogram", "FakeQuantHistogram")
+WITHOUT_BITS = ("MinMax", "Histogram", "PercentileRange", "ReachGrad")
+WITHOUT_AXIS = ("Histogram", "FakeQuantHistogram", "ReachGrad")
 GRADIENTS = ("FakeQuantGrad", "FakeQuantLearnedGrad")
-WITH_ACTIVATION = ("FakeQuantTrack", "FakeQuantGrad")
 REFUSALS = (tf.errors.InvalidArgumentError, TypeError, ValueError, OverflowError)
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 1.2e-38, 3.4e38, -3.4e38], np.float32)
 # float32 ranges: some usual, some at the edges of what is valid, some beyond.
@@ -166,11 +166,13 @@ def draw(name, index):
         refused = refused or shape[axis] % group_size != 0
     if name not in WITHOUT_AXIS:
         options |= {"per_channel": axis is not None, "axis": -1 if axis is None else axis, "group_size": group_size}
-    if name in WITH_ACTIVATION and random.chance(0.4):
+    if name == "FakeQuantTrack" and random.chance(0.4):
         options["activation"] = random.one_of(["relu", "relu6", "relu", "relu6", "linear", "tanh"])
         refused |= options["activation"] == "tanh" or (options["activation"] != "linear" and axis is not None)
     x = random.values(shape)
     arguments = [x]
+    if name == "ReachGrad":
+        x[np.abs(x) > 1e38] = np.inf  # finite ones would overflow in sums
     if name in GRADIENTS:
         dy = random.values(shape, magnitude=2)
         dy[np.abs(dy) > 1e38] = np.inf  # finite ones would overflow in sums
@@ -187,6 +189,12 @@ def draw(name, index):
             arguments = [value.astype(dtype) for value in arguments]
     if name in ("MinMax", "Histogram"):
         return arguments, options, refused
+    if name == "ReachGrad":
+        words = random.generator.integers(-(2**63), 2**63, -(-x.size // 32))
+        if random.chance(0.05):
+            words = random.one_of([np.append(words, 0), words.reshape(-1, 1), words.astype(np.int32)])
+            refused = True
+        return [*arguments, words], options, refused
     wanted = () if axis is None or refused else (shape[axis] // group_size,)
     given = wanted
     if random.chance(0.05) or wanted > (HUGE // 8,):
@@ -288,6 +296,11 @@ def is_right(name, results, arguments, options):
     if name in ("MinMax", "Histogram"):
         counted = name == "MinMax" or np.array_equal(results[2], reference.counts(arguments[0]))
         return counted and all(map(same, results, reference.min_max(arguments[0], **options)))
+    if name == "ReachGrad":
+        dx, *sums = reference.reach_gradients(*arguments)
+        return same_but_subnormals(results[0], dx, dtype) and all(
+            close_sums(results[i + 1], sums[i], sums[i + 2], arguments[0]) for i in range(2)
+        )
     if name == "FakeQuantGrad":
         dx, *sums = reference.gradients(*arguments, **options)
         return same_but_subnormals(results[0], dx.reshape(shape), dtype) and all(
@@ -304,6 +317,12 @@ def is_right(name, results, arguments, options):
     elif name == "FakeQuantHistogram":
         *results, counts = results
         if not np.array_equal(counts, reference.counts(arguments[0])):
+            return False
+    elif name == "FakeQuantTrack":
+        *results, words = results
+        one_range = {key: value for key, value in options.items() if key != "axis"}
+        expected = np.zeros(0, np.int64) if per_channel else reference.reach(*arguments, **one_range)
+        if not np.array_equal(words, expected):
             return False
     y, *records = [results] if name == "FakeQuant" else results
     # Where values pass through, ReLU flushes subnormals.

@@ -92,21 +92,47 @@ def activate(x, activation):
     return np.where(y > 6, F(6), y) if activation == "relu6" else y
 
 
-def gradients(dy, x, low, high, *, num_bits=8, narrow_range=False, axis=None, activation="linear"):
+def gradients_where(dy, inside, below, above, axis=None):
     """dx, and dmin and dmax in float64 with the sums of |dy| that their rounding errors are measured against."""
-    dy, x = np.asarray(dy, F), np.asarray(activate(x, activation), F)
-    grid = Grid(along(low, x, axis), along(high, x, axis), num_bits, narrow_range)
-    values = flush(x)
+    dy, over = np.asarray(dy, F), reduced_axes(dy, axis)
     with np.errstate(all="ignore"):
+        dx = flush(flush(dy) * inside.astype(F))
+        sums = [np.where(where, dy, F(0)).astype(np.float64).sum(axis=over) for where in (below, above)]
+        sizes = [np.where(where, np.abs(dy), F(0)).astype(np.float64).sum(axis=over) for where in (below, above)]
+    return dx, *sums, *sizes
+
+
+def gradients(dy, x, low, high, *, num_bits=8, narrow_range=False, axis=None):
+    """As `gradients_where` gives them."""
+    x = np.asarray(x, F)
+    grid, values = Grid(along(low, x, axis), along(high, x, axis), num_bits, narrow_range), flush(x)
+    with np.errstate(invalid="ignore"):
+        below, above = values < grid.pass_low, values > grid.pass_high
+        inside = (values >= grid.pass_low) & (values <= grid.pass_high)
+    return gradients_where(dy, inside, below, above, axis)
+
+
+def reach(x, low, high, *, num_bits=8, narrow_range=False, activation="linear"):
+    """The words of what slopes reach, for one range: int64 [ceil(size / 32)]."""
+    values, grid = flush(activate(x, activation)).ravel(), Grid(F(low), F(high), num_bits, narrow_range)
+    with np.errstate(invalid="ignore"):
         below, above = values < grid.pass_low, values > grid.pass_high
         inside = (values >= grid.pass_low) & (values <= grid.pass_high)
         if activation != "linear":
             inside &= (values > 0) & ((values < 6) | (activation == "relu"))
-        dx = flush(flush(dy) * inside.astype(F))
-        over = reduced_axes(x, axis)
-        sums = [np.where(where, dy, F(0)).astype(np.float64).sum(axis=over) for where in (below, above)]
-        sizes = [np.where(where, np.abs(dy), F(0)).astype(np.float64).sum(axis=over) for where in (below, above)]
-    return dx, *sums, *sizes
+    halves = np.zeros([-(-values.size // 32), 2, 32], bool)
+    for half, bits in enumerate((inside | above, below | above)):
+        padded = np.zeros([halves.shape[0] * 32], bool)
+        padded[: bits.size] = bits
+        halves[:, half] = padded.reshape(-1, 32)
+    return np.packbits(halves.reshape(-1), bitorder="little").view("<i8")
+
+
+def reach_gradients(dy, words):
+    """As `gradients_where` gives them, of a tensor with one range."""
+    bits = np.unpackbits(words.astype("<i8").view(np.uint8), bitorder="little").reshape(-1, 2, 32).astype(bool)
+    lower, upper = (bits[:, half].ravel()[: dy.size].reshape(dy.shape) for half in range(2))
+    return gradients_where(dy, lower & ~upper, upper & ~lower, lower & upper)
 
 
 def min_max(x, *, axis=None):

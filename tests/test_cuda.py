@@ -16,6 +16,8 @@ INFINITY = float("inf")
 KERNELS = (
     "FakeQuantWork",
     "FakeQuantGradWork",
+    "ReachKernel",
+    "ReachGradWork",
     "MinMaxWork",
     "MergeKernel",
     "FitRangeKernel",
@@ -33,6 +35,7 @@ OPERATIONS = (
     "FakeQuant",
     "FakeQuantTrack",
     "FakeQuantGrad",
+    "ReachGrad",
     "MinMax",
     "FitRange",
     "Histogram",
@@ -95,7 +98,8 @@ class TestBuild:
 @needs_compiler
 @pytest.mark.parametrize("name", ["cuda_on_host", "cuda_observers_on_host"])
 def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path, name):
-    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "streaming", "learned_step", "rows")
+    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "learned_step", "slope_reach", "streaming")
+    core = (*core, "rows", "reach_rows")
     sources = [ROOT / f"tests/cc/{name}.cc", *(ROOT / f"cc/core/{source}.cc" for source in core)]
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-ffp-contract=off"]
     program = tmp_path / name

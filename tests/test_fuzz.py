@@ -21,6 +21,7 @@ OPS = (
     "FakeQuant",
     "FakeQuantTrack",
     "FakeQuantGrad",
+    "ReachGrad",
     "MinMax",
     "FitRange",
     "Histogram",

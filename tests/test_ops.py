@@ -114,6 +114,25 @@ def test_an_activation_in_the_same_pass_is_the_one_before_to_the_bit(case, activ
         np.testing.assert_array_equal(bits_of(np.nan_to_num(ours)), bits_of(np.nan_to_num(expected)))
 
 
+@pytest.mark.parametrize(
+    "axis, readers", [(None, ["Dqat>FakeQuantTrack"]), (-1, ["Dqat>FakeQuantTrack", "Dqat>FakeQuantGrad"])]
+)
+def test_a_gradient_reads_nothing_of_a_tensor_with_one_range(axis, readers):
+    """So a training step needn't keep it, and its result may be written over it."""
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            low, high = (tf.fill([] if axis is None else [64], end) for end in (-1.0, 0.5))
+            y, *_ = dqat.ops.fake_quant_track(tf.identity(x, "tracked"), low, high, axis=axis)
+        return tape.gradient(y, x)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([1000, 64])).graph
+    tracked = graph.get_operation_by_name("tracked").outputs[0]
+    assert sorted({reader.type for reader in tracked.consumers()}, reverse=True) == readers
+
+
 def test_an_activation_needs_one_range_and_a_known_name():
     x = tf.ones([4, 3])
     with pytest.raises(tf.errors.InvalidArgumentError, match="activation relu needs one range for the tensor"):

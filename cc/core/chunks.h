@@ -12,6 +12,7 @@
 #include "core/layout.h"
 #include "core/rows.h"
 #include "core/small_floats.h"
+#include "core/streaming.h"
 
 namespace dqat::core {
 
@@ -93,6 +94,29 @@ class Stage {
  private:
   std::vector<float> memory_;
 };
+
+// Elements that are computed before they are streamed: few, so that reading and writing overlap.
+constexpr int64_t kStreamedElements = 512;
+
+// Rows of floats only. Interleaved ones are walked as several streams, and pieces that fit the first-level
+// cache are too short for those; the gradient's sums would depend on the pieces.
+template <typename T>
+bool Streams(const ChannelLayout& layout, const T* x, const T* y) {
+  return std::is_same_v<T, float> && x != y &&
+         layout.size() > StreamingBytes() / static_cast<int64_t>(sizeof(float));
+}
+
+// Calls quantize(start, n, results) on a contiguous row, or on its pieces where `y` is streamed.
+template <typename Quantize>
+void ForEachPiece(const RowKernels& kernels, bool streams, int64_t n, float* y, Quantize quantize) {
+  if (!streams) return quantize(0, n, y);
+  alignas(64) float results[kStreamedElements];
+  for (int64_t start = 0; start < n; start += kStreamedElements) {
+    const int64_t elements = std::min(kStreamedElements, n - start);
+    quantize(start, elements, results);
+    kernels.stream(elements, results, y + start);
+  }
+}
 
 // Runs a kernel of rows over `count` rows of `columns`: `repeat` at a time, then the rest singly.
 template <typename Run>

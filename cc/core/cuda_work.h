@@ -136,24 +136,67 @@ struct FakeQuantGradWork {
   const T *dy, *x;
   Ranges ranges;
   T* dx;
-  Activation activation = Activation::kLinear;
-  SlopeBounds bounds = {};
+  float lo = 0.0f, hi = 0.0f;
   bool has_no_grid = false;
 
   DQAT_HOST_DEVICE void Start(int64_t channel, Pair* found) {
     const Grid grid = ranges.MakeGridOrNan(channel);
-    bounds = BoundSlopes(grid.grad_min, grid.grad_max, activation);
-    has_no_grid = grid.grad_min != grid.grad_min;
+    lo = grid.grad_min;
+    hi = grid.grad_max;
+    has_no_grid = lo != lo;
     if (has_no_grid) *found = {kNan, kNan};
   }
   DQAT_HOST_DEVICE Value Load(int64_t offset) const { return {x[offset], dy[offset]}; }
   DQAT_HOST_DEVICE void Use(int64_t offset, const Value& input, Pair* found) const {
     const float value = static_cast<float>(input.x), slope = static_cast<float>(input.dy);
+    *found = Merge()(*found, {SlopeToMin(value, slope, lo), SlopeToMax(value, slope, hi)});
+    dx[offset] = static_cast<T>(has_no_grid ? kNan : SlopeToX(value, slope, lo, hi));
+  }
+  DQAT_HOST_DEVICE void Finish() {}
+};
+
+// Words first, first + stride, ... of what the slopes of a tensor's values reach. A thread has a word to
+// itself, and what it reads is in the first-level cache after its first value. An invalid range lets no slope
+// through: the NaN that outputs are then comes back as one.
+template <typename T>
+DQAT_HOST_DEVICE void FindReach(int64_t first, int64_t stride, int64_t size, const T* x, const Ranges& ranges,
+                                Activation activation, uint64_t* reach) {
+  const Grid grid = ranges.MakeGridOrNan(0);
+  const bool has_grid = grid.grad_min == grid.grad_min;
+  const SlopeBounds bounds = BoundSlopes(grid.grad_min, grid.grad_max, activation);
+  for (int64_t index = first; index < ReachWords(size); index += stride) {
+    const int64_t begin = index * kReachValues;
+    uint64_t word = 0;
+    for (int i = 0; has_grid && i < kReachValues && begin + i < size; ++i) {
+      const float value = static_cast<float>(x[begin + i]);
+      word |= bounds.positive ? SlopeReach<true>(value, bounds, i) : SlopeReach<false>(value, bounds, i);
+    }
+    reach[index] = word;
+  }
+}
+
+template <typename T>
+struct ReachGradWork {
+  struct Value {
+    uint64_t word;
+    T dy;
+  };
+  using Merge = MergeSum;
+  static constexpr bool kReduces = true;
+
+  const T* dy;
+  const uint64_t* reach;
+  T* dx;
+
+  DQAT_HOST_DEVICE void Start(int64_t, Pair*) {}
+  DQAT_HOST_DEVICE Value Load(int64_t offset) const { return {reach[offset / kReachValues], dy[offset]}; }
+  DQAT_HOST_DEVICE void Use(int64_t offset, const Value& input, Pair* found) const {
+    const ReachBits bits = ReadReach(input.word);
+    const uint32_t bit = 1u << (offset % kReachValues);
+    const float slope = static_cast<float>(input.dy);
     *found =
-        Merge()(*found, {SlopeToMin(value, slope, bounds.below), SlopeToMax(value, slope, bounds.above)});
-    const float passed = bounds.positive ? SlopeToX<true>(value, slope, bounds.lowest, bounds.highest)
-                                         : SlopeToX<false>(value, slope, bounds.lowest, bounds.highest);
-    dx[offset] = static_cast<T>(has_no_grid ? kNan : passed);
+        Merge()(*found, {(bits.to_min & bit) != 0 ? slope : 0.0f, (bits.to_max & bit) != 0 ? slope : 0.0f});
+    dx[offset] = static_cast<T>(slope * ((bits.to_x & bit) != 0 ? 1.0f : 0.0f));
   }
   DQAT_HOST_DEVICE void Finish() {}
 };

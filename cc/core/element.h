@@ -6,6 +6,7 @@
 #define DQAT_CORE_ELEMENT_H_
 
 #include <math.h>
+#include <stdint.h>
 
 #include "core/host_device.h"
 
@@ -87,16 +88,40 @@ DQAT_HOST_DEVICE static inline float RecordMin(float x) { return x - x == 0.0f ?
 DQAT_HOST_DEVICE static inline float RecordMax(float x) { return x - x == 0.0f ? x : __builtin_inff(); }
 
 // The slope that reaches x, min and max. TensorFlow multiplies with 0 or 1; so a blocked negative slope gives
-// -0. `kAboveLo` leaves `lo` itself out.
-template <bool kAboveLo>
+// -0.
 DQAT_HOST_DEVICE static inline float SlopeToX(float x, float slope, float lo, float hi) {
-  return slope * ((kAboveLo ? x > lo : x >= lo) & (x <= hi) ? 1.0f : 0.0f);
+  return slope * ((x >= lo) & (x <= hi) ? 1.0f : 0.0f);
 }
 DQAT_HOST_DEVICE static inline float SlopeToMin(float x, float slope, float lo) {
   return x < lo ? slope : 0.0f;
 }
 DQAT_HOST_DEVICE static inline float SlopeToMax(float x, float slope, float hi) {
   return x > hi ? slope : 0.0f;
+}
+
+// What the slopes of kReachValues values in a row reach, as one word: two bits a value, which is all that the
+// gradient needs of it. Bit i of the lower half, with that of the upper half before it: 00 nothing, 01 the
+// value, 10 min, 11 max.
+constexpr int kReachValues = 32;
+
+DQAT_HOST_DEVICE static inline int64_t ReachWords(int64_t values) {
+  return (values + kReachValues - 1) / kReachValues;
+}
+
+template <bool kAboveLo>
+DQAT_HOST_DEVICE static inline uint64_t SlopeReach(float x, const SlopeBounds& bounds, int i) {
+  const bool inside = (kAboveLo ? x > bounds.lowest : x >= bounds.lowest) & (x <= bounds.highest);
+  const bool below = x<bounds.below, above = x> bounds.above;
+  return static_cast<uint64_t>(inside | above) << i | static_cast<uint64_t>(below | above)
+                                                          << (i + kReachValues);
+}
+
+struct ReachBits {
+  uint32_t to_x, to_min, to_max;
+};
+DQAT_HOST_DEVICE static inline ReachBits ReadReach(uint64_t word) {
+  const uint32_t lower = static_cast<uint32_t>(word), upper = static_cast<uint32_t>(word >> kReachValues);
+  return {lower & ~upper, upper & ~lower, lower & upper};
 }
 
 // A learned step (learned_step.h), whose levels run from -zero_level to levels - zero_level. d y / d step is

@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "core/chunks.h"
 #include "core/instruction_set.h"
-#include "core/streaming.h"
 
 namespace dqat::core {
 GridTable::GridTable(const ChannelLayout& layout, const BlockPlan& plan)
@@ -55,22 +53,6 @@ int64_t PartialOf(const RecordPartials& record, int64_t block) {
   return record.continued < 0 ? block : record.continued;
 }
 
-// Elements that are computed before they are streamed: few, so that reading and writing overlap.
-constexpr int64_t kStreamedElements = 512;
-
-// Calls quantize(n, values, results) on a contiguous row, or on its pieces where `y` is streamed.
-template <typename Quantize>
-void QuantizeRow(const RowKernels& kernels, bool streams, int64_t n, const float* x, float* y,
-                 Quantize quantize) {
-  if (!streams) return quantize(n, x, y);
-  alignas(64) float results[kStreamedElements];
-  for (int64_t i = 0; i < n; i += kStreamedElements) {
-    const int64_t elements = std::min(kStreamedElements, n - i);
-    quantize(elements, x + i, results);
-    kernels.stream(elements, results, y + i);
-  }
-}
-
 void StartPartial(const RecordPartials& record, int64_t block, int64_t entries) {
   if (PartialOf(record, block) != block) return;
   std::fill_n(record.min + block * entries, entries, Range().min);
@@ -81,47 +63,33 @@ void StartPartial(const RecordPartials& record, int64_t block, int64_t entries) 
 
 template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
-                    const T* x, T* y, RecordPartials record, Activation activation) {
+                    const T* x, T* y, RecordPartials record) {
   const RowKernels& kernels = Kernels();
   const bool track = record.min != nullptr;
   Stage<T> stage(layout, plan);
-  // Rows of floats only. Interleaved ones are walked as several streams, and pieces that fit the first-level
-  // cache are too short for those; the gradient's sums would depend on the pieces.
-  const bool streams = std::is_same_v<T, float> && !layout.interleaved() &&
-                       static_cast<const void*>(x) != y &&
-                       layout.size() > StreamingBytes() / static_cast<int64_t>(sizeof(float));
   if (!layout.interleaved()) {
+    const bool streams = Streams(layout, x, y);
     ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
       const int64_t n = chunk.elements;
       const float* values = stage.Load(kernels, x + chunk.offset, n);
       float* results = stage.Results(y + chunk.offset);
-      const bool passthrough = grids.passthrough()[chunk.channel] != 0.0f;
       float min = Range().min, max = Range().max;
-      if (passthrough) {
+      if (grids.passthrough()[chunk.channel] != 0.0f) {
         // In a quantizer's first step only.
-        if (activation != Activation::kLinear) {
-          for (int64_t i = 0; i < n; ++i) results[i] = Activate(values[i], activation) + 0.0f;  // -0 is +0
-          if (track) kernels.minmax(n, results, &min, &max);
-          stage.Store(kernels, y + chunk.offset, n);
-        } else {
-          if (track) kernels.minmax(n, values, &min, &max);
-          std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
-        }
-      } else if (track) {
-        RowGrid grid = ChannelGrid(grids, chunk.channel);
-        // A nudged range contains 0, so that both clamp at once.
-        grid.lowest = Activate(grid.lowest, activation);
-        grid.highest = Activate(grid.highest, activation);
-        QuantizeRow(kernels, streams, n, values, results, [&](int64_t count, const float* from, float* to) {
-          kernels.quantize_track(count, grid, layout.divides_by_scale(), activation, from, to, &min, &max);
-        });
+        if (track) kernels.minmax(n, values, &min, &max);
+        std::memcpy(y + chunk.offset, x + chunk.offset, n * sizeof(T));
       } else {
         const RowGrid grid = ChannelGrid(grids, chunk.channel);
-        QuantizeRow(kernels, streams, n, values, results, [&](int64_t count, const float* from, float* to) {
-          kernels.quantize(count, grid, layout.divides_by_scale(), from, to);
+        const bool divide = layout.divides_by_scale();
+        ForEachPiece(kernels, streams, n, results, [&](int64_t start, int64_t count, float* to) {
+          if (track) {
+            kernels.quantize_track(count, grid, divide, values + start, to, &min, &max);
+          } else {
+            kernels.quantize(count, grid, divide, values + start, to);
+          }
         });
+        stage.Store(kernels, y + chunk.offset, n);
       }
-      if (!passthrough) stage.Store(kernels, y + chunk.offset, n);
       if (track) {
         record.min[chunk.row] = min;
         record.max[chunk.row] = max;
@@ -181,8 +149,7 @@ void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t blo
 
 template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax,
-                        Activation activation) {
+                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax) {
   const RowKernels& kernels = Kernels();
   Stage<T> value_stage(layout, plan), slope_stage(layout, plan);
   const int64_t entries = layout.columns() * plan.repeat;
@@ -201,32 +168,23 @@ void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int6
       });
     } else {
       dmin[chunk.row] = dmax[chunk.row] = 0.0f;
-      const SlopeBounds bounds =
-          BoundSlopes(grids.grad_min()[chunk.channel], grids.grad_max()[chunk.channel], activation);
-      kernels.gradient(chunk.elements, bounds, slopes, values, results, dmin + chunk.row, dmax + chunk.row);
+      kernels.gradient(chunk.elements, grids.grad_min()[chunk.channel], grids.grad_max()[chunk.channel],
+                       slopes, values, results, dmin + chunk.row, dmax + chunk.row);
     }
     slope_stage.Store(kernels, dx + chunk.offset, chunk.elements);
   });
 }
 
-template void FakeQuantBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                    const float*, float*, RecordPartials, Activation);
-template void MinMaxBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const float*,
-                                 RecordPartials);
-template void FakeQuantGradBlock<float>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                        const float*, const float*, float*, float*, float*, Activation);
-template void FakeQuantBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                   const Half*, Half*, RecordPartials, Activation);
-template void MinMaxBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const Half*, RecordPartials);
-template void FakeQuantGradBlock<Half>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                       const Half*, const Half*, Half*, float*, float*, Activation);
-template void FakeQuantBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                       const BFloat16*, BFloat16*, RecordPartials, Activation);
-template void MinMaxBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const BFloat16*,
-                                    RecordPartials);
-template void FakeQuantGradBlock<BFloat16>(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,
-                                           const BFloat16*, const BFloat16*, BFloat16*, float*, float*,
-                                           Activation);
+#define DQAT_INSTANTIATE(T)                                                                                 \
+  template void FakeQuantBlock(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&, const T*, \
+                               T*, RecordPartials);                                                         \
+  template void MinMaxBlock(const ChannelLayout&, const BlockPlan&, int64_t, const T*, RecordPartials);     \
+  template void FakeQuantGradBlock(const ChannelLayout&, const BlockPlan&, int64_t, const GridTable&,       \
+                                   const T*, const T*, T*, float*, float*)
+DQAT_INSTANTIATE(float);
+DQAT_INSTANTIATE(Half);
+DQAT_INSTANTIATE(BFloat16);
+#undef DQAT_INSTANTIATE
 
 namespace {
 

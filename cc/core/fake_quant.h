@@ -74,22 +74,20 @@ struct RecordPartials {
 };
 
 // y may be x unless a channel passes its values through. `record` may be null pointers; then nothing is
-// tracked. What is quantized and tracked is the activation of x: other than linear only per tensor, tracked.
+// tracked.
 template <typename T>
 void FakeQuantBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const GridTable& grids,
-                    const T* x, T* y, RecordPartials record, Activation activation = Activation::kLinear);
+                    const T* x, T* y, RecordPartials record);
 
 // Tracks without quantizing.
 template <typename T>
 void MinMaxBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const T* x,
                  RecordPartials record);
 
-// dx may be dy. dmin and dmax hold `BlockPlan::partials` partial sums each. `activation` as in
-// FakeQuantBlock.
+// dx may be dy. dmin and dmax hold `BlockPlan::partials` partial sums each.
 template <typename T>
 void FakeQuantGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block,
-                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax,
-                        Activation activation = Activation::kLinear);
+                        const GridTable& grids, const T* dy, const T* x, T* dx, float* dmin, float* dmax);
 
 // Combines the partials of all blocks, in block order, into one value per channel. `started`, where given,
 // are the only blocks that have a record partial of their own.

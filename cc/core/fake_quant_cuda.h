@@ -29,11 +29,12 @@ struct Record {
 int64_t ScratchFloats(const ChannelLayout& layout);
 
 // y may be x. Where `record` is null pointers nothing is recorded, and `scratch` isn't used. What is
-// quantized and recorded is the activation of x.
+// quantized and recorded is the activation of x. `reach`, null or ReachWords(layout.size()) words, per tensor
+// only, is what ReachGrad needs of x.
 template <typename T>
 cudaError_t FakeQuant(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
-                      const T* x, const float* min, const float* max, T* y, Record record, float* scratch,
-                      cudaStream_t stream);
+                      const T* x, const float* min, const float* max, T* y, uint64_t* reach, Record record,
+                      float* scratch, cudaStream_t stream);
 
 template <typename T>
 cudaError_t MinMax(const ChannelLayout& layout, const T* x, Record record, float* scratch,
@@ -41,9 +42,14 @@ cudaError_t MinMax(const ChannelLayout& layout, const T* x, Record record, float
 
 // dx may be dy or x.
 template <typename T>
-cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, Activation activation,
-                          const T* dy, const T* x, const float* min, const float* max, T* dx, float* dmin,
-                          float* dmax, float* scratch, cudaStream_t stream);
+cudaError_t FakeQuantGrad(const ChannelLayout& layout, const QuantizerSpec& spec, const T* dy, const T* x,
+                          const float* min, const float* max, T* dx, float* dmin, float* dmax, float* scratch,
+                          cudaStream_t stream);
+
+// Of a tensor with one range. dx may be dy.
+template <typename T>
+cudaError_t ReachGrad(const ChannelLayout& layout, const T* dy, const uint64_t* reach, T* dx, float* dmin,
+                      float* dmax, float* scratch, cudaStream_t stream);
 
 // Of `count` ranges.
 cudaError_t FitRange(int64_t count, const QuantizerSpec& spec, const float* min, const float* max,

@@ -5,6 +5,8 @@
 // lanes on every instruction set, added up in lane order.
 #include "core/rows.h"
 
+#include "core/extremes.h"
+
 #define DQAT_STRINGIFY_(x) #x
 #define DQAT_STRINGIFY(x) DQAT_STRINGIFY_(x)
 
@@ -40,33 +42,8 @@ GridCounts MakeGrids(int64_t n, float quant_min, float quant_max, const float* m
   return {invalid, empty_ranges};
 }
 
-// Three extremes of a row's bits, which tell its smallest and largest value and whether a NaN or an Inf is
-// among them: half the operations that comparing floats takes. Positive floats are in the order of their
-// bits, negative ones in the reverse order and, to unsigned numbers, above the positive ones; NaN and Inf are
-// outermost.
-constexpr int32_t kNoHighest = INT32_MIN;
-constexpr uint32_t kNoLowest = 0, kNoNearest = UINT32_MAX;
-
-void MergeExtremes(int32_t highest, uint32_t lowest, uint32_t nearest, Activation activation, float* min,
-                   float* max) {
-  constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7f800000u;
-  const uint32_t largest =
-      highest < 0 ? nearest : static_cast<uint32_t>(highest);   // the former of negative ones
-  const uint32_t smallest = lowest < kSign ? nearest : lowest;  // the former of positive ones
-  const bool has_nan = highest > static_cast<int32_t>(kInfinity) || lowest > (kSign | kInfinity);
-  // Activations rise: that of the extremes are the extremes of it.
-  const float low = Activate(FloatOfBits(smallest), activation);
-  const float high = Activate(FloatOfBits(largest), activation);
-  const bool bad = has_nan || low - low != 0.0f || high - high != 0.0f;
-  const float record_min = bad ? -__builtin_inff() : low;
-  const float record_max = bad ? __builtin_inff() : high;
-  *min = record_min < *min ? record_min : *min;
-  *max = record_max > *max ? record_max : *max;
-}
-
 template <bool kDivide, bool kTrack>
-void QuantizeRow(int64_t n, const RowGrid& grid, Activation activation, const float* x, float* y, float* min,
-                 float* max) {
+void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
   const float first = grid.lowest, last = grid.highest, lo = grid.nudged_min, scale = grid.scale;
   const float inv_scale = grid.inv_scale, zero_level = grid.zero_level;
   int32_t highest = kNoHighest;
@@ -83,24 +60,24 @@ void QuantizeRow(int64_t n, const RowGrid& grid, Activation activation, const fl
     }
     y[i] = QuantizeClamped<kDivide>(Clamp(value, first, last), lo, scale, inv_scale, zero_level);
   }
-  if (kTrack && n > 0) MergeExtremes(highest, lowest, nearest, activation, min, max);
+  if (kTrack && n > 0) MergeExtremes({highest, lowest, nearest}, Activation::kLinear, min, max);
 }
 
 void Quantizes(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y) {
   // With a scale of 0 (range (0, 0)) the inverse, 0 as well, gives TensorFlow's 0.
   if (divide && grid.scale != 0.0f) {
-    QuantizeRow<true, false>(n, grid, Activation::kLinear, x, y, nullptr, nullptr);
+    QuantizeRow<true, false>(n, grid, x, y, nullptr, nullptr);
   } else {
-    QuantizeRow<false, false>(n, grid, Activation::kLinear, x, y, nullptr, nullptr);
+    QuantizeRow<false, false>(n, grid, x, y, nullptr, nullptr);
   }
 }
 
-void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, Activation activation, const float* x,
-                        float* y, float* min, float* max) {
+void QuantizesAndTracks(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y, float* min,
+                        float* max) {
   if (divide && grid.scale != 0.0f) {
-    QuantizeRow<true, true>(n, grid, activation, x, y, min, max);
+    QuantizeRow<true, true>(n, grid, x, y, min, max);
   } else {
-    QuantizeRow<false, true>(n, grid, activation, x, y, min, max);
+    QuantizeRow<false, true>(n, grid, x, y, min, max);
   }
 }
 
@@ -115,13 +92,11 @@ void MinMax(int64_t n, const float* x, float* min, float* max) {
     lowest = bits > lowest ? bits : lowest;
     nearest = bits < nearest ? bits : nearest;
   }
-  if (n > 0) MergeExtremes(highest, lowest, nearest, Activation::kLinear, min, max);
+  if (n > 0) MergeExtremes({highest, lowest, nearest}, Activation::kLinear, min, max);
 }
 
-template <bool kPositive>
-void GradientRow(int64_t n, const SlopeBounds& slopes, const float* dy, const float* x, float* dx,
-                 float* dmin, float* dmax) {
-  const float lo = slopes.below, hi = slopes.above, lowest = slopes.lowest, highest = slopes.highest;
+void Gradient(int64_t n, float lo, float hi, const float* dy, const float* x, float* dx, float* dmin,
+              float* dmax) {
   float below[kLanes] = {}, above[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
@@ -130,14 +105,14 @@ void GradientRow(int64_t n, const SlopeBounds& slopes, const float* dy, const fl
       const float value = x[i + lane], slope = dy[i + lane];
       below[lane] += SlopeToMin(value, slope, lo);
       above[lane] += SlopeToMax(value, slope, hi);
-      dx[i + lane] = SlopeToX<kPositive>(value, slope, lowest, highest);
+      dx[i + lane] = SlopeToX(value, slope, lo, hi);
     }
   }
   for (int lane = 0; i < n; ++i, ++lane) {
     const float value = x[i], slope = dy[i];
     below[lane] += SlopeToMin(value, slope, lo);
     above[lane] += SlopeToMax(value, slope, hi);
-    dx[i] = SlopeToX<kPositive>(value, slope, lowest, highest);
+    dx[i] = SlopeToX(value, slope, lo, hi);
   }
   float below_sum = 0.0f, above_sum = 0.0f;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -146,15 +121,6 @@ void GradientRow(int64_t n, const SlopeBounds& slopes, const float* dy, const fl
   }
   *dmin += below_sum;
   *dmax += above_sum;
-}
-
-void Gradient(int64_t n, const SlopeBounds& slopes, const float* dy, const float* x, float* dx, float* dmin,
-              float* dmax) {
-  if (slopes.positive) {
-    GradientRow<true>(n, slopes, dy, x, dx, dmin, dmax);
-  } else {
-    GradientRow<false>(n, slopes, dy, x, dx, dmin, dmax);
-  }
 }
 
 // So many rows are taken together, so that a channel's grid and record are loaded and stored once for all of
@@ -251,7 +217,7 @@ void JoinedChannelsGradient(int64_t n, const RowGrids& grids, const float* dy, c
     }
     dmin[i] = below;
     dmax[i] = above;
-    for (int row = 0; row < kRows; ++row) dx[row * n + i] = SlopeToX<false>(values[row], slopes[row], lo, hi);
+    for (int row = 0; row < kRows; ++row) dx[row * n + i] = SlopeToX(values[row], slopes[row], lo, hi);
   }
 }
 

@@ -40,13 +40,12 @@ struct RowKernels {
                            const GridArrays& grids);
 
   // A contiguous row of one channel. `divide` chooses between division by the scale and
-  // multiplication with its inverse; what is recorded is the activation of x. min and max are updated in
-  // place.
+  // multiplication with its inverse. min and max are updated in place.
   void (*quantize)(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y);
-  void (*quantize_track)(int64_t n, const RowGrid& grid, bool divide, Activation activation, const float* x,
-                         float* y, float* min, float* max);
+  void (*quantize_track)(int64_t n, const RowGrid& grid, bool divide, const float* x, float* y, float* min,
+                         float* max);
   void (*minmax)(int64_t n, const float* x, float* min, float* max);
-  void (*gradient)(int64_t n, const SlopeBounds& slopes, const float* dy, const float* x, float* dx,
+  void (*gradient)(int64_t n, float grad_min, float grad_max, const float* dy, const float* x, float* dx,
                    float* dmin, float* dmax);
 
   // `rows` rows of n channels; min, max, dmin and dmax are [n] and updated in place.

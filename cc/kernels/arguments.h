@@ -116,6 +116,26 @@ inline tensorflow::Status CheckStepShape(const tensorflow::Tensor& step, const t
                                              is_signed.shape().DebugString());
 }
 
+// Of the words that FakeQuantTrack leaves for its gradient: per tensor only.
+inline tensorflow::TensorShape ReachShape(const core::ChannelLayout& layout) {
+  return tensorflow::TensorShape({layout.per_channel ? 0 : core::ReachWords(layout.size())});
+}
+
+inline tensorflow::Status CheckReachShape(const tensorflow::Tensor& reach,
+                                          const core::ChannelLayout& layout) {
+  const tensorflow::TensorShape expected = ReachShape(layout);
+  if (reach.shape() == expected) return tensorflow::OkStatus();
+  return tensorflow::errors::InvalidArgument("reach must have shape ", expected.DebugString(), ", got ",
+                                             reach.shape().DebugString());
+}
+
+inline const uint64_t* Words(const tensorflow::Tensor& tensor) {
+  return reinterpret_cast<const uint64_t*>(tensor.flat<int64_t>().data());
+}
+inline uint64_t* Words(tensorflow::Tensor* tensor) {
+  return reinterpret_cast<uint64_t*>(tensor->flat<int64_t>().data());
+}
+
 // `names` of both tensors, for the message.
 inline tensorflow::Status CheckSameShape(const char* names, const tensorflow::Tensor& a,
                                          const tensorflow::Tensor& b) {

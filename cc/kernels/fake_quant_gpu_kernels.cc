@@ -33,14 +33,17 @@ class FakeQuantGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, granularity_.Layout(x.shape(), &layout));
     const TensorShape range_shape = granularity_.RangeShape(layout);
     OP_REQUIRES_OK(context, CheckRangeShape(min, max, range_shape));
-    Tensor *y = nullptr, scratch;
+    Tensor *y = nullptr, *reach = nullptr, scratch;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &y));
     Record record;
-    if (kTrack) OP_REQUIRES_OK(context, AllocateRecord(context, layout, range_shape, 1, &record, &scratch));
-    OP_REQUIRES_OK(context,
-                   ToStatus(core::cuda::FakeQuant(layout, spec_, activation_, Elements<T>(x), Floats(min),
-                                                  Floats(max), Elements<T>(y), record,
-                                                  kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
+    if (kTrack) {
+      OP_REQUIRES_OK(context, AllocateRecord(context, layout, range_shape, 1, &record, &scratch));
+      OP_REQUIRES_OK(context, context->allocate_output(3, ReachShape(layout), &reach));
+    }
+    OP_REQUIRES_OK(context, ToStatus(core::cuda::FakeQuant(
+                                layout, spec_, activation_, Elements<T>(x), Floats(min), Floats(max),
+                                Elements<T>(y), kTrack && !layout.per_channel ? Words(reach) : nullptr,
+                                record, kTrack ? Floats(&scratch) : nullptr, GpuStream(context))));
   }
 
  private:
@@ -53,10 +56,7 @@ template <typename T>
 class FakeQuantGradGpuOp : public OpKernel {
  public:
   explicit FakeQuantGradGpuOp(OpKernelConstruction* context)
-      : OpKernel(context),
-        granularity_(context),
-        spec_(ReadSpec(context)),
-        activation_(ReadActivation(context)) {}
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor &dy = context->input(0), &x = context->input(1);
@@ -72,15 +72,34 @@ class FakeQuantGradGpuOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(2, range_shape, &dmax));
     OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
     OP_REQUIRES_OK(context,
-                   ToStatus(core::cuda::FakeQuantGrad(
-                       layout, spec_, activation_, Elements<T>(dy), Elements<T>(x), Floats(min), Floats(max),
-                       Elements<T>(dx), Floats(dmin), Floats(dmax), Floats(&scratch), GpuStream(context))));
+                   ToStatus(core::cuda::FakeQuantGrad(layout, spec_, Elements<T>(dy), Elements<T>(x),
+                                                      Floats(min), Floats(max), Elements<T>(dx), Floats(dmin),
+                                                      Floats(dmax), Floats(&scratch), GpuStream(context))));
   }
 
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
-  const core::Activation activation_;
+};
+
+template <typename T>
+class ReachGradGpuOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &dy = context->input(0), &reach = context->input(1);
+    const ChannelLayout layout{1, 1, dy.NumElements()};
+    OP_REQUIRES_OK(context, CheckReachShape(reach, layout));
+    Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr, scratch;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, dy.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, {}, &dmin));
+    OP_REQUIRES_OK(context, context->allocate_output(2, {}, &dmax));
+    OP_REQUIRES_OK(context, AllocateScratch(context, layout, &scratch));
+    OP_REQUIRES_OK(context, ToStatus(core::cuda::ReachGrad(layout, Elements<T>(dy), Words(reach),
+                                                           Elements<T>(dx), Floats(dmin), Floats(dmax),
+                                                           Floats(&scratch), GpuStream(context))));
+  }
 };
 
 template <typename T>
@@ -131,6 +150,8 @@ class FitRangeGpuOp : public OpKernel {
                           FakeQuantGpuOp<T, true>);                                                          \
   REGISTER_KERNEL_BUILDER(Name("Dqat>FakeQuantGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),  \
                           FakeQuantGradGpuOp<T>);                                                            \
+  REGISTER_KERNEL_BUILDER(Name("Dqat>ReachGrad").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),      \
+                          ReachGradGpuOp<T>);                                                                \
   REGISTER_KERNEL_BUILDER(Name("Dqat>MinMax").Device(tensorflow::DEVICE_GPU).TypeConstraint<T>("T"),         \
                           MinMaxGpuOp<T>)
 DQAT_REGISTER(float);

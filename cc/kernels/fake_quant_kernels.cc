@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/fake_quant.h"
+#include "core/slope_reach.h"
 #include "kernels/arguments.h"
 #include "kernels/blocks.h"
 #include "kernels/tf_compat.h"
@@ -72,13 +73,22 @@ class FakeQuantOp : public OpKernel {
     }
 
     Record record;
-    if (kTrack) OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
+    Tensor* reach = nullptr;
+    if (kTrack) {
+      OP_REQUIRES_OK(context, record.Allocate(context, plan, range_shape, 1));
+      OP_REQUIRES_OK(context, context->allocate_output(3, ReachShape(layout), &reach));
+    }
     const auto* x_data = Data<T>(x);
     auto* y_data = Data<T>(y);
     ForBlocks(context, plan, kCostPerElement, [&](int64_t block, core::BlockQueue::Worker* worker) {
       const RecordPartials partials = kTrack ? record.Start(block) : RecordPartials();
       for (; block >= 0; block = worker->Next()) {
-        core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials, activation_);
+        if (kTrack && !layout.per_channel) {
+          core::FakeQuantReachBlock(layout, plan, block, grids, activation_, x_data, y_data, Words(reach),
+                                    partials);
+        } else {
+          core::FakeQuantBlock(layout, plan, block, grids, x_data, y_data, partials);
+        }
       }
     });
     if (kTrack) record.Merge(layout, plan);
@@ -94,10 +104,7 @@ template <typename T>
 class FakeQuantGradOp : public OpKernel {
  public:
   explicit FakeQuantGradOp(OpKernelConstruction* context)
-      : OpKernel(context),
-        granularity_(context),
-        spec_(ReadSpec(context)),
-        activation_(ReadActivation(context)) {}
+      : OpKernel(context), granularity_(context), spec_(ReadSpec(context)) {}
 
   void Compute(OpKernelContext* context) override {
     const Tensor& dy = context->input(0);
@@ -122,7 +129,7 @@ class FakeQuantGradOp : public OpKernel {
     auto* dx_data = Data<T>(dx);
     ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
       core::FakeQuantGradBlock(layout, plan, block, grids, dy_data, x_data, dx_data, partials.first(),
-                               partials.second(), activation_);
+                               partials.second());
     });
     core::MergeSums(layout, plan, partials.first(), dmin->flat<float>().data());
     core::MergeSums(layout, plan, partials.second(), dmax->flat<float>().data());
@@ -131,7 +138,34 @@ class FakeQuantGradOp : public OpKernel {
  private:
   const Granularity granularity_;
   const core::QuantizerSpec spec_;
-  const core::Activation activation_;
+};
+
+template <typename T>
+class ReachGradOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &dy = context->input(0), &reach = context->input(1);
+    const ChannelLayout layout{1, 1, dy.NumElements()};
+    OP_REQUIRES_OK(context, CheckReachShape(reach, layout));
+    Tensor *dx = nullptr, *dmin = nullptr, *dmax = nullptr;
+    OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, dy.shape(), &dx));
+    OP_REQUIRES_OK(context, context->allocate_output(1, {}, &dmin));
+    OP_REQUIRES_OK(context, context->allocate_output(2, {}, &dmax));
+
+    const BlockPlan plan(layout);
+    Partials partials;
+    OP_REQUIRES_OK(context, partials.Allocate(context, plan));
+    const auto* dy_data = Data<T>(dy);
+    auto* dx_data = Data<T>(dx);
+    ForEachBlock(context, plan, kCostPerElement, [&](int64_t block) {
+      core::ReachGradBlock(layout, plan, block, dy_data, Words(reach), dx_data, partials.first(),
+                           partials.second());
+    });
+    core::MergeSums(layout, plan, partials.first(), dmin->flat<float>().data());
+    core::MergeSums(layout, plan, partials.second(), dmax->flat<float>().data());
+  }
 };
 
 template <typename T>
@@ -188,6 +222,7 @@ class FitRangeOp : public OpKernel {
   DQAT_REGISTER_CPU("Dqat>FakeQuant", T, FakeQuantOp<T, false>);     \
   DQAT_REGISTER_CPU("Dqat>FakeQuantTrack", T, FakeQuantOp<T, true>); \
   DQAT_REGISTER_CPU("Dqat>FakeQuantGrad", T, FakeQuantGradOp<T>);    \
+  DQAT_REGISTER_CPU("Dqat>ReachGrad", T, ReachGradOp<T>);            \
   DQAT_REGISTER_CPU("Dqat>MinMax", T, MinMaxOp<T>)
 DQAT_REGISTER_CPU_TYPE(float);
 DQAT_REGISTER_CPU_TYPE(Eigen::half);

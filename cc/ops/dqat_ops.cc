@@ -1,4 +1,5 @@
 // Every operation of the library, on one page.
+#include "core/element.h"
 #include "core/histogram.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -46,10 +47,38 @@ Status FakeQuantShape(InferenceContext* c) {
   ShapeHandle range;
   TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &range));
   c->set_output(0, c->input(0));
-  if (c->num_outputs() == 3) {
-    c->set_output(1, range);
-    c->set_output(2, range);
-  }
+  return tensorflow::OkStatus();
+}
+
+// The words for so many values; an unknown number where that is unknown.
+Status ReachShape(InferenceContext* c, ShapeHandle x, ShapeHandle* reach) {
+  DimensionHandle words = c->UnknownDim();
+  const DimensionHandle values = c->NumElements(x);
+  if (c->ValueKnown(values)) words = c->MakeDim(core::ReachWords(c->Value(values)));
+  *reach = c->Vector(words);
+  return tensorflow::OkStatus();
+}
+
+Status FakeQuantTrackShape(InferenceContext* c) {
+  ShapeHandle range, reach = c->Vector(0);
+  TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &range));
+  bool per_channel;
+  TF_RETURN_IF_ERROR(c->GetAttr("per_channel", &per_channel));
+  if (!per_channel) TF_RETURN_IF_ERROR(ReachShape(c, c->input(0), &reach));
+  c->set_output(0, c->input(0));
+  c->set_output(1, range);
+  c->set_output(2, range);
+  c->set_output(3, reach);
+  return tensorflow::OkStatus();
+}
+
+Status ReachGradShape(InferenceContext* c) {
+  ShapeHandle reach;
+  TF_RETURN_IF_ERROR(ReachShape(c, c->input(0), &reach));
+  TF_RETURN_IF_ERROR(c->Merge(reach, c->input(1), &reach));
+  c->set_output(0, c->input(0));
+  c->set_output(1, c->Scalar());
+  c->set_output(2, c->Scalar());
   return tensorflow::OkStatus();
 }
 
@@ -292,6 +321,7 @@ REGISTER_OP("Dqat>FakeQuantTrack")
     .Output("y: T")
     .Output("batch_min: float")
     .Output("batch_max: float")
+    .Output("reach: int64")
     .Attr("T: {float, half, bfloat16} = DT_FLOAT")
     .Attr("num_bits: int >= 2 = 8")
     .Attr("narrow_range: bool = false")
@@ -299,12 +329,13 @@ REGISTER_OP("Dqat>FakeQuantTrack")
     .Attr("axis: int = -1")
     .Attr("group_size: int >= 1 = 1")
     .Attr("activation: {'linear', 'relu', 'relu6'} = 'linear'")
-    .SetShapeFn(FakeQuantShape)
+    .SetShapeFn(FakeQuantTrackShape)
     .Doc(R"doc(
 Dqat>FakeQuant that records the smallest and largest value of x in the same pass.
 
 batch_min: like min; +inf where x is empty, -inf where x has a NaN or an Inf.
 batch_max: like max; -inf where x is empty, +inf where x has a NaN or an Inf.
+reach: [ceil(size of x / 32)], all that Dqat>ReachGrad needs of x: two bits a value. Empty where per_channel.
 activation: computed in the same pass; what is quantized and recorded is its result. Other than linear for
   one range per tensor only.
 )doc");
@@ -323,7 +354,6 @@ REGISTER_OP("Dqat>FakeQuantGrad")
     .Attr("per_channel: bool = false")
     .Attr("axis: int = -1")
     .Attr("group_size: int >= 1 = 1")
-    .Attr("activation: {'linear', 'relu', 'relu6'} = 'linear'")
     .SetShapeFn(FakeQuantGradShape)
     .Doc(R"doc(
 The straight-through gradient of Dqat>FakeQuant, to all three inputs in one pass.
@@ -331,8 +361,25 @@ The straight-through gradient of Dqat>FakeQuant, to all three inputs in one pass
 dx: dy inside the nudged range, 0 outside.
 dmin: the sum of dy where x lies below the nudged range; the same bits on any number of threads.
 dmax: the sum of dy where x lies above it.
-activation: as of Dqat>FakeQuantTrack, whose gradient dx is then: dy where the activation of x is inside the
-  range and the activation passes its gradient on.
+)doc");
+
+REGISTER_OP("Dqat>ReachGrad")
+    .Input("dy: T")
+    .Input("reach: int64")
+    .Output("dx: T")
+    .Output("dmin: float")
+    .Output("dmax: float")
+    .Attr("T: {float, half, bfloat16} = DT_FLOAT")
+    .SetShapeFn(ReachGradShape)
+    .Doc(R"doc(
+The straight-through gradient of Dqat>FakeQuantTrack, per tensor. It needs neither x nor the range: so x need not be
+kept, and Dqat>FakeQuantTrack may write y over it.
+
+reach: of Dqat>FakeQuantTrack. Bit i of a word, with bit i + 32 before it, is of value i of its 32: 00 where the
+  slope reaches nothing, 01 x, 10 min, 11 max.
+dx: dy where x is inside the nudged range and the activation passes its gradient on, else 0.
+dmin: the sum of dy where the activation of x lies below the nudged range; the same bits on any number of threads.
+dmax: the sum of dy where it lies above.
 )doc");
 
 REGISTER_OP("Dqat>MinMax")

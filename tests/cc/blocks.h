@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/fake_quant.h"
+#include "core/slope_reach.h"
 
 namespace dqat::core::testing {
 
@@ -80,8 +81,7 @@ enum class Track { kNo, kYes };
 enum class InPlace { kNo, kYes };
 
 inline Quantized FakeQuant(const ChannelLayout& layout, const std::vector<Grid>& grids, std::vector<float> x,
-                           Track track, InPlace in_place = InPlace::kNo, Spread spread = {},
-                           Activation activation = Activation::kLinear) {
+                           Track track, InPlace in_place = InPlace::kNo, Spread spread = {}) {
   const BlockPlan plan(layout);
   const GridTable table = Table(layout, plan, grids);
   Quantized result = {Unwritten(x.size()), Unwritten(layout.channels), Unwritten(layout.channels)};
@@ -89,10 +89,32 @@ inline Quantized FakeQuant(const ChannelLayout& layout, const std::vector<Grid>&
   RecordPartials record;
   if (track == Track::kYes) record = {min.data(), max.data()};
   float* y = in_place == InPlace::kYes ? x.data() : result.y.data();
-  RunBlocks(plan, spread, [&](int64_t block) {
-    FakeQuantBlock(layout, plan, block, table, x.data(), y, record, activation);
-  });
+  RunBlocks(plan, spread,
+            [&](int64_t block) { FakeQuantBlock(layout, plan, block, table, x.data(), y, record); });
   if (track == Track::kYes) MergeRecords(layout, plan, record, result.min.data(), result.max.data());
+  if (in_place == InPlace::kYes) result.y = x;
+  return result;
+}
+
+// What is quantized for a gradient that won't see x.
+struct QuantizedWithReach : Quantized {
+  std::vector<uint64_t> reach;
+};
+
+inline QuantizedWithReach FakeQuantReach(const ChannelLayout& layout, const std::vector<Grid>& grids,
+                                         Activation activation, std::vector<float> x,
+                                         InPlace in_place = InPlace::kNo, Spread spread = {}) {
+  const BlockPlan plan(layout);
+  const GridTable table = Table(layout, plan, grids);
+  QuantizedWithReach result = {{Unwritten(x.size()), Unwritten(1), Unwritten(1)},
+                               std::vector<uint64_t>(ReachWords(layout.size()), ~uint64_t{0})};
+  std::vector<float> min = Unwritten(plan.partials), max = Unwritten(plan.partials);
+  const RecordPartials record = {min.data(), max.data()};
+  float* y = in_place == InPlace::kYes ? x.data() : result.y.data();
+  RunBlocks(plan, spread, [&](int64_t block) {
+    FakeQuantReachBlock(layout, plan, block, table, activation, x.data(), y, result.reach.data(), record);
+  });
+  MergeRecords(layout, plan, record, result.min.data(), result.max.data());
   if (in_place == InPlace::kYes) result.y = x;
   return result;
 }
@@ -118,15 +140,29 @@ enum class Dx { kSeparate, kIsDy, kIsX };
 
 inline Gradients FakeQuantGrad(const ChannelLayout& layout, const std::vector<Grid>& grids,
                                std::vector<float> dy, std::vector<float> x, Dx where = Dx::kSeparate,
-                               Spread spread = {}, Activation activation = Activation::kLinear) {
+                               Spread spread = {}) {
   const BlockPlan plan(layout);
   const GridTable table = Table(layout, plan, grids);
   Gradients result = {Unwritten(x.size()), Unwritten(layout.channels), Unwritten(layout.channels)};
   std::vector<float> dmin = Unwritten(plan.partials), dmax = Unwritten(plan.partials);
   std::vector<float>& dx = where == Dx::kIsDy ? dy : where == Dx::kIsX ? x : result.dx;
   RunBlocks(plan, spread, [&](int64_t block) {
-    FakeQuantGradBlock(layout, plan, block, table, dy.data(), x.data(), dx.data(), dmin.data(), dmax.data(),
-                       activation);
+    FakeQuantGradBlock(layout, plan, block, table, dy.data(), x.data(), dx.data(), dmin.data(), dmax.data());
+  });
+  MergeSums(layout, plan, dmin.data(), result.dmin.data());
+  MergeSums(layout, plan, dmax.data(), result.dmax.data());
+  if (where != Dx::kSeparate) result.dx = dx;
+  return result;
+}
+
+inline Gradients ReachGrad(const ChannelLayout& layout, const std::vector<uint64_t>& reach,
+                           std::vector<float> dy, Dx where = Dx::kSeparate, Spread spread = {}) {
+  const BlockPlan plan(layout);
+  Gradients result = {Unwritten(dy.size()), Unwritten(1), Unwritten(1)};
+  std::vector<float> dmin = Unwritten(plan.partials), dmax = Unwritten(plan.partials);
+  std::vector<float>& dx = where == Dx::kIsDy ? dy : result.dx;
+  RunBlocks(plan, spread, [&](int64_t block) {
+    ReachGradBlock(layout, plan, block, dy.data(), reach.data(), dx.data(), dmin.data(), dmax.data());
   });
   MergeSums(layout, plan, dmin.data(), result.dmin.data());
   MergeSums(layout, plan, dmax.data(), result.dmax.data());

@@ -10,6 +10,7 @@
 
 #include "core/cuda_work.h"
 #include "core/fake_quant.h"
+#include "core/slope_reach.h"
 #include "host_block.h"
 
 namespace dqat::core {
@@ -51,6 +52,7 @@ struct Results {
 
   std::vector<T> y, dx;
   std::vector<float> min, max, dmin, dmax;
+  std::vector<uint64_t> reach;  // per tensor only
 };
 
 // The CPU kernels take float: other types are widened before, and rounded after.
@@ -66,13 +68,24 @@ Results<T> OnCpu(const Case<T>& input, const QuantizerSpec& spec, Activation act
     grids.Set(channel, MakeGrid({input.min[channel], input.max[channel]}, spec));
   }
   const RecordPartials record{first.data(), second.data()};
+  if (!layout.per_channel) results.reach.resize(ReachWords(layout.size()));
   for (int64_t block = 0; block < plan.num_blocks; ++block) {
-    FakeQuantBlock(layout, plan, block, grids, x.data(), y.data(), record, activation);
+    if (layout.per_channel) {
+      FakeQuantBlock(layout, plan, block, grids, x.data(), y.data(), record);
+    } else {
+      FakeQuantReachBlock(layout, plan, block, grids, activation, x.data(), y.data(), results.reach.data(),
+                          record);
+    }
   }
   MergeRecords(layout, plan, record, results.min.data(), results.max.data());
   for (int64_t block = 0; block < plan.num_blocks; ++block) {
-    FakeQuantGradBlock(layout, plan, block, grids, dy.data(), x.data(), dx.data(), first.data(),
-                       second.data(), activation);
+    if (layout.per_channel) {
+      FakeQuantGradBlock(layout, plan, block, grids, dy.data(), x.data(), dx.data(), first.data(),
+                         second.data());
+    } else {
+      ReachGradBlock(layout, plan, block, dy.data(), results.reach.data(), dx.data(), first.data(),
+                     second.data());
+    }
   }
   MergeSums(layout, plan, first.data(), results.dmin.data());
   MergeSums(layout, plan, second.data(), results.dmax.data());
@@ -97,9 +110,29 @@ Results<T> OnPlan(const Case<T>& input, const QuantizerSpec& spec, int64_t grid_
   }
   const T* x = in_place ? results.y.data() : input.x.data();
   const T* dy = in_place ? results.dx.data() : input.dy.data();
-  RunOnHost(plan, grid_size,
-            cuda::FakeQuantGradWork<T>{dy, input.x.data(), ranges, results.dx.data(), activation},
-            Pairs{results.dmin.data(), results.dmax.data()});
+  if (!input.layout.per_channel) {
+    const int64_t size = input.layout.size();
+    results.reach.resize(ReachWords(size));
+    for (int64_t thread = 0; thread < grid_size; ++thread) {
+      cuda::FindReach(thread, grid_size, size, x, ranges, activation, results.reach.data());
+    }
+  }
+  Results<T>& from_x = input.layout.per_channel ? results : alone;
+  if (activation == Activation::kLinear) {
+    if (in_place) from_x.dx = input.dy;
+    RunOnHost(plan, grid_size,
+              cuda::FakeQuantGradWork<T>{in_place ? from_x.dx.data() : input.dy.data(), input.x.data(),
+                                         ranges, from_x.dx.data()},
+              Pairs{from_x.dmin.data(), from_x.dmax.data()});
+  }
+  if (!input.layout.per_channel) {
+    RunOnHost(plan, grid_size, cuda::ReachGradWork<T>{dy, results.reach.data(), results.dx.data()},
+              Pairs{results.dmin.data(), results.dmax.data()});
+    Expect(activation != Activation::kLinear || !IsValid({input.min[0], input.max[0]}) ||
+               (SameBits(alone.dx, results.dx) && SameBits(alone.dmin, results.dmin) &&
+                SameBits(alone.dmax, results.dmax)),
+           "the gradient is the same from x and from what its slopes reach");
+  }
   RunOnHost(plan, grid_size,
             cuda::FakeQuantWork<T, true>{x, ranges, per_tensor, results.y.data(), {}, activation},
             Pairs{results.min.data(), results.max.data()});
@@ -161,6 +194,7 @@ void CompareWithCpu(const char* type) {
                                 std::to_string(layout.channels) + ", " + std::to_string(layout.inner) +
                                 "], " + std::to_string(spec.num_bits) + " bits";
       Expect(SameBits(got.y, expected.y), "y has the CPU's bits" + where);
+      Expect(got.reach == expected.reach, "what slopes reach is the CPU's" + where);
       Expect(SameBits(got.dx, expected.dx), "dx has the CPU's bits" + where);
       Expect(SameBits(got.min, expected.min), "the record's min has the CPU's bits" + where);
       Expect(SameBits(got.max, expected.max), "the record's max has the CPU's bits" + where);
@@ -183,8 +217,12 @@ void InvalidRangesGiveNan() {
       std::fill(input.min.begin(), input.min.end(), range.min);
       std::fill(input.max.begin(), input.max.end(), range.max);
       const Results<float> got = OnPlan(input, {}, 2, false);
-      Expect(AllNan(got.y) && AllNan(got.dx) && AllNan(got.dmin) && AllNan(got.dmax),
-             "an invalid range gives NaN");
+      Expect(AllNan(got.y), "an invalid range gives NaN");
+      if (layout.per_channel) {
+        Expect(AllNan(got.dx) && AllNan(got.dmin) && AllNan(got.dmax), "so do its gradients");
+      } else {
+        Expect(got.reach == std::vector<uint64_t>(got.reach.size(), 0), "slopes reach nothing there");
+      }
       Expect(std::isfinite(got.min[0]) && std::isfinite(got.max[0]), "a record doesn't depend on the range");
     }
   }

@@ -162,8 +162,20 @@ TEST_P(CoreTest, GradientsAreThoseOfTheReference) {
   });
 }
 
+// Words that are put together one value at a time.
+std::vector<uint64_t> Reach(const std::vector<float>& x, const Grid& grid, Activation activation) {
+  const SlopeBounds bounds = BoundSlopes(grid.grad_min, grid.grad_max, activation);
+  std::vector<uint64_t> words(ReachWords(x.size()), 0);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const int place = i % kReachValues;
+    words[i / kReachValues] |=
+        bounds.positive ? SlopeReach<true>(x[i], bounds, place) : SlopeReach<false>(x[i], bounds, place);
+  }
+  return words;
+}
+
 TEST_P(CoreTest, AnActivationInTheSamePassGivesTheBitsOfOneBefore) {
-  for (const Activation activation : {Activation::kRelu, Activation::kRelu6}) {
+  for (const Activation activation : {Activation::kLinear, Activation::kRelu, Activation::kRelu6}) {
     ForEachCase(ValidRanges(), [&](const ChannelLayout& layout, size_t first) {
       if (layout.per_channel) return;
       const std::vector<Grid> grids = Grids(layout, ValidRanges(), first, {8, false});
@@ -174,18 +186,21 @@ TEST_P(CoreTest, AnActivationInTheSamePassGivesTheBitsOfOneBefore) {
       for (const bool finite : {true, false}) {
         if (!finite) AddSpecial(&x, NotFinite(), 97);
         const std::vector<float> activated = reference::Activated(x, activation);
-        for (const InPlace in_place : {InPlace::kNo, InPlace::kYes}) {
-          if (in_place == InPlace::kYes && grids[0].passthrough) continue;
-          const Quantized got = FakeQuant(layout, grids, x, Track::kYes, in_place, {}, activation);
-          EXPECT_SAME_BITS(got.y, reference::FakeQuant(layout, grids, activated), Name(layout));
-          ExpectRecords(reference::Records(layout, activated), got.min, got.max, Name(layout));
-        }
-        const Gradients got = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, {}, activation);
-        EXPECT_SAME_BITS(got.dx, reference::FakeQuantGrad(layout, grids, dy, x, activation).dx, Name(layout));
         // As if the activation were an operation before: its sums are those of its result.
         const Gradients apart = FakeQuantGrad(layout, grids, dy, activated);
-        EXPECT_SAME_BITS(got.dmin, apart.dmin, Name(layout));
-        EXPECT_SAME_BITS(got.dmax, apart.dmax, Name(layout));
+        for (const bool in_place : {false, true}) {
+          if (in_place && grids[0].passthrough) continue;
+          const QuantizedWithReach got =
+              FakeQuantReach(layout, grids, activation, x, in_place ? InPlace::kYes : InPlace::kNo);
+          EXPECT_SAME_BITS(got.y, reference::FakeQuant(layout, grids, activated), Name(layout));
+          ExpectRecords(reference::Records(layout, activated), got.min, got.max, Name(layout));
+          EXPECT_EQ(got.reach, Reach(x, grids[0], activation)) << Name(layout);
+          const Gradients found = ReachGrad(layout, got.reach, dy, in_place ? Dx::kIsDy : Dx::kSeparate);
+          EXPECT_SAME_BITS(found.dx, reference::FakeQuantGrad(layout, grids, dy, x, activation).dx,
+                           Name(layout));
+          EXPECT_SAME_BITS(found.dmin, apart.dmin, Name(layout));
+          EXPECT_SAME_BITS(found.dmax, apart.dmax, Name(layout));
+        }
       }
     });
   }
@@ -199,6 +214,10 @@ TEST_P(CoreTest, AGradientThatIsNanReachesTheSums) {
     dy.back() = kNan;
     EXPECT_TRUE(std::isnan(FakeQuantGrad(layout, grids, dy, x).dmin.back())) << Name(layout);
     EXPECT_EQ(FakeQuantGrad(layout, grids, dy, x).dmax.back(), 0.0f) << Name(layout);
+    if (layout.per_channel) continue;
+    const std::vector<uint64_t> reach = FakeQuantReach(layout, grids, Activation::kLinear, x).reach;
+    EXPECT_TRUE(std::isnan(ReachGrad(layout, reach, dy).dmin.back())) << Name(layout);
+    EXPECT_EQ(ReachGrad(layout, reach, dy).dmax.back(), 0.0f) << Name(layout);
   }
 }
 

@@ -30,12 +30,12 @@ std::vector<float> Everything(const ChannelLayout& layout, Spread spread) {
   for (const Range& record : MinMax(layout, x, spread)) add({record.min, record.max});
   const Gradients gradients = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, spread);
   for (const auto& part : {gradients.dx, gradients.dmin, gradients.dmax}) add(part);
-  for (const Activation activation : {Activation::kRelu, Activation::kRelu6}) {
+  for (const Activation activation : {Activation::kLinear, Activation::kRelu, Activation::kRelu6}) {
     if (layout.per_channel) break;
-    const Quantized activated = FakeQuant(layout, grids, x, Track::kYes, InPlace::kNo, spread, activation);
-    for (const auto& part : {activated.y, activated.min, activated.max}) add(part);
-    const Gradients masked = FakeQuantGrad(layout, grids, dy, x, Dx::kSeparate, spread, activation);
-    for (const auto& part : {masked.dx, masked.dmin, masked.dmax}) add(part);
+    const QuantizedWithReach found = FakeQuantReach(layout, grids, activation, x, InPlace::kNo, spread);
+    for (const auto& part : {found.y, found.min, found.max}) add(part);
+    const Gradients reached = ReachGrad(layout, found.reach, dy, Dx::kSeparate, spread);
+    for (const auto& part : {reached.dx, reached.dmin, reached.dmax}) add(part);
   }
   return all;
 }
