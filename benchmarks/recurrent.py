@@ -10,14 +10,15 @@ with TensorFlow alone: `RNN` over a cell whose input, weights and states go thro
 "one matmul", stand three products with as many multiplications as the step's, one for the forward pass and two for
 the gradients, over all timesteps at once.
 
-Contenders take turns in one process with two threads (`timing.py`). Peak memory is how far a step raises the
-resident memory's high-water mark of a process that has run the same graph with a batch of one; each contender has
-a process of its own.
+Contenders take turns in one process with two threads (`timing.py`). Peak memory (Linux with glibc) is how far steps
+raise the resident memory of a process that has run the same graph with a batch of one and given back what that left
+unused; each contender has a process of its own.
 """
 
+import ctypes
+import gc
 import multiprocessing
 import pathlib
-import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -178,15 +179,25 @@ def _set_threads() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 
 
+def _resident(key: str) -> float:
+    """MiB of this process: VmRSS now, VmHWM at most since the mark was set back."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split(f"{key}:")[1].split()[0]) / 1024
+
+
 def _peak(case: Case, name: str) -> float:
     _set_threads()
     step, x = step_of(MODELS[name](case), case), case.inputs()
     for _ in range(2):
         step(x[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Building the layer may have taken more than a step does: the mark and the free memory of then would hide it.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
     for _ in range(3):
         step(x)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return _resident("VmHWM") - before
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
