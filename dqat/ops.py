@@ -75,6 +75,9 @@ def fake_quant_track(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """`fake_quant` that also records the smallest and largest value of `x`, in the same memory pass.
 
+    Without an axis, a gradient keeps two bits of each value of `x` and not `x` itself; a graph then writes the result
+    over `x` where nothing else reads it.
+
     Args:
         x: see `fake_quant`; so are the other arguments.
         min: see `fake_quant`.
