@@ -98,8 +98,10 @@ class TestBuild:
 @needs_compiler
 @pytest.mark.parametrize("name", ["cuda_on_host", "cuda_observers_on_host"])
 def test_the_kernels_code_gives_the_cpus_bits_on_the_host(tmp_path, name):
-    core = ("fake_quant", "histogram", "histogram_range", "instruction_set", "learned_step", "slope_reach", "streaming")
-    core = (*core, "rows", "reach_rows")
+    core = (
+        *("fake_quant", "histogram", "histogram_range", "instruction_set", "learned_step", "reach_rows", "rows"),
+        *("slope_reach", "streaming"),
+    )
     sources = [ROOT / f"tests/cc/{name}.cc", *(ROOT / f"cc/core/{source}.cc" for source in core)]
     flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fopenmp-simd", "-ffp-contract=off"]
     program = tmp_path / name
@@ -151,10 +153,14 @@ def on(device, function, *arguments, **options):
         return function(*(tf.constant(argument, tf.float32) for argument in arguments), **options)
 
 
-def gradients(x, dy, low, high, **options):
+def tracked(x, low, high, **options):
+    return dqat.ops.fake_quant_track(x, low, high, **options)[0]
+
+
+def gradients(x, dy, low, high, function=dqat.ops.fake_quant, **options):
     with tf.GradientTape() as tape:
         tape.watch([x, low, high])
-        y = dqat.ops.fake_quant(x, low, high, **options)
+        y = function(x, low, high, **options)
     return tape.gradient(y, [x, low, high], output_gradients=dy)
 
 
@@ -200,10 +206,12 @@ class TestGpu:
         for ours, other in zip(got, expected, strict=True):
             same_bits(ours, other)
 
-    def test_gradients_are_the_cpus_and_the_same_in_every_run(self, case):
+    @pytest.mark.parametrize("function", [dqat.ops.fake_quant, tracked])
+    def test_gradients_are_the_cpus_and_the_same_in_every_run(self, case, function):
         (x, dy, low, high), options = case
         got, again, expected = (
-            on(device, gradients, x, dy, low, high, **options) for device in ("GPU:0", "GPU:0", "CPU:0")
+            on(device, gradients, x, dy, low, high, function=function, **options)
+            for device in ("GPU:0", "GPU:0", "CPU:0")
         )
         for first, second in zip(got, again, strict=True):
             same_bits(first, second)

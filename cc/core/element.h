@@ -48,7 +48,7 @@ DQAT_HOST_DEVICE static inline float Activate(float x, Activation activation) {
 }
 
 // For an input that is quantized after an activation, in a nudged range: where its slope reaches min, max and
-// itself (SlopeToMin, SlopeToMax, SlopeToX).
+// itself (SlopeReach).
 struct SlopeBounds {
   float below, above, lowest, highest;
   bool positive;  // `lowest` is 0, and itself left out

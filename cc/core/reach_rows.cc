@@ -112,8 +112,8 @@ struct LaneExtremes {
 
 // One word's values. Comparisons wait for no division, and cost little beside them.
 template <bool kDivide, bool kPositive>
-inline uint64_t QuantizeWord(const RowGrid& grid, const SlopeBounds& bounds, const float* x, float* y,
-                             LaneExtremes* found) {
+inline uint64_t QuantizeWord(const RowGrid& grid, float lowest, float highest, const SlopeBounds& bounds,
+                             const float* x, float* y, LaneExtremes* found) {
   const uint64_t word = WordOf<kPositive>(x, bounds);  // before y overwrites x
   for (int part = 0; part < kReachValues; part += kExtremes) {
 #pragma omp simd
@@ -124,8 +124,8 @@ inline uint64_t QuantizeWord(const RowGrid& grid, const SlopeBounds& bounds, con
       found->highest[lane] = signed_bits > found->highest[lane] ? signed_bits : found->highest[lane];
       found->lowest[lane] = bits > found->lowest[lane] ? bits : found->lowest[lane];
       found->nearest[lane] = bits < found->nearest[lane] ? bits : found->nearest[lane];
-      y[part + lane] = QuantizeClamped<kDivide>(Clamp(value, grid.lowest, grid.highest), grid.nudged_min,
-                                                grid.scale, grid.inv_scale, grid.zero_level);
+      y[part + lane] = QuantizeClamped<kDivide>(Clamp(value, lowest, highest), grid.nudged_min, grid.scale,
+                                                grid.inv_scale, grid.zero_level);
     }
   }
   return word;
@@ -137,6 +137,9 @@ void QuantizeRow(int64_t n, const RowGrid& one_grid, Activation activation, cons
   if (n == 0) return;
   const RowGrid grid = one_grid;
   const SlopeBounds bounds = all_bounds;
+  // A nudged range contains 0, so that both clamp at once.
+  const float lowest = Activate(grid.nudged_min, activation);
+  const float highest = Activate(grid.nudged_max, activation);
   LaneExtremes found;
   for (int lane = 0; lane < kExtremes; ++lane) {
     found.highest[lane] = kNoHighest;
@@ -144,11 +147,12 @@ void QuantizeRow(int64_t n, const RowGrid& one_grid, Activation activation, cons
     found.nearest[lane] = kNoNearest;
   }
   for (; n >= kReachValues; n -= kReachValues, x += kReachValues, y += kReachValues) {
-    *reach++ = QuantizeWord<kDivide, kPositive>(grid, bounds, x, y, &found);
+    *reach++ = QuantizeWord<kDivide, kPositive>(grid, lowest, highest, bounds, x, y, &found);
   }
   if (n > 0) {
     LastValues last(x, n);
-    *reach = FirstOf(QuantizeWord<kDivide, kPositive>(grid, bounds, last.values, last.values, &found), n);
+    *reach = FirstOf(
+        QuantizeWord<kDivide, kPositive>(grid, lowest, highest, bounds, last.values, last.values, &found), n);
     last.Store(n, y);
   }
   for (int lane = 0; lane < kExtremes; ++lane) {

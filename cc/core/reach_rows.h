@@ -14,7 +14,7 @@ namespace dqat::core {
 // `reach` has a word for each kReachValues elements of the row; what is missing in the last one reaches
 // nothing.
 struct ReachRowKernels {
-  // RowKernels::quantize_track of the activation of x; grid.lowest and grid.highest clamp x to both.
+  // RowKernels::quantize_track of the activation of x.
   void (*quantize)(int64_t n, const RowGrid& grid, bool divide, Activation activation,
                    const SlopeBounds& bounds, const float* x, float* y, uint64_t* reach, float* min,
                    float* max);

@@ -44,7 +44,7 @@ GridCounts MakeGrids(int64_t n, float quant_min, float quant_max, const float* m
 
 template <bool kDivide, bool kTrack>
 void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float* min, float* max) {
-  const float first = grid.lowest, last = grid.highest, lo = grid.nudged_min, scale = grid.scale;
+  const float lo = grid.nudged_min, hi = grid.nudged_max, scale = grid.scale;
   const float inv_scale = grid.inv_scale, zero_level = grid.zero_level;
   int32_t highest = kNoHighest;
   uint32_t lowest = kNoLowest, nearest = kNoNearest;
@@ -58,7 +58,7 @@ void QuantizeRow(int64_t n, const RowGrid& grid, const float* x, float* y, float
       lowest = bits > lowest ? bits : lowest;
       nearest = bits < nearest ? bits : nearest;
     }
-    y[i] = QuantizeClamped<kDivide>(Clamp(value, first, last), lo, scale, inv_scale, zero_level);
+    y[i] = QuantizeClamped<kDivide>(Clamp(value, lo, hi), lo, scale, inv_scale, zero_level);
   }
   if (kTrack && n > 0) MergeExtremes({highest, lowest, nearest}, Activation::kLinear, min, max);
 }

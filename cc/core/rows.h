@@ -17,7 +17,6 @@ namespace dqat::core {
 // One channel's grid, or pointers to all channels' grids.
 struct RowGrid {
   float nudged_min, nudged_max, scale, inv_scale, zero_level;
-  float lowest = nudged_min, highest = nudged_max;  // x is clamped to them
 };
 struct RowGrids {
   const float *nudged_min, *nudged_max, *scale, *inv_scale, *zero_level, *grad_min, *grad_max;

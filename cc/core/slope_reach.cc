@@ -49,10 +49,7 @@ void FakeQuantReachBlock(const ChannelLayout& layout, const BlockPlan& plan, int
         stage.Store(kernels, y + chunk.offset, n);
       }
     } else {
-      RowGrid grid = ChannelGrid(grids, 0);
-      // A nudged range contains 0, so that both clamp at once.
-      grid.lowest = Activate(grid.lowest, activation);
-      grid.highest = Activate(grid.highest, activation);
+      const RowGrid grid = ChannelGrid(grids, 0);
       ForEachPiece(kernels, streams, n, results, [&](int64_t start, int64_t count, float* to) {
         reach_kernels.quantize(count, grid, layout.divides_by_scale(), activation, bounds, values + start, to,
                                words + start / kReachValues, &min, &max);
@@ -69,13 +66,14 @@ template <typename T>
 void ReachGradBlock(const ChannelLayout& layout, const BlockPlan& plan, int64_t block, const T* dy,
                     const uint64_t* reach, T* dx, float* dmin, float* dmax) {
   const RowKernels& kernels = Kernels();
+  const ReachRowKernels& reach_kernels = ReachKernels();
   Stage<T> stage(layout, plan);
   ForEachChunk<T>(layout, plan, block, [&](const Chunk& chunk) {
     const float* slopes = stage.Load(kernels, dy + chunk.offset, chunk.elements);
     float* results = stage.Results(dx + chunk.offset);
     dmin[chunk.row] = dmax[chunk.row] = 0.0f;
-    ReachKernels().gradient(chunk.elements, slopes, reach + chunk.offset / kReachValues, results,
-                            dmin + chunk.row, dmax + chunk.row);
+    reach_kernels.gradient(chunk.elements, slopes, reach + chunk.offset / kReachValues, results,
+                           dmin + chunk.row, dmax + chunk.row);
     stage.Store(kernels, dx + chunk.offset, chunk.elements);
   });
 }

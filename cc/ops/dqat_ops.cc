@@ -51,31 +51,27 @@ Status FakeQuantShape(InferenceContext* c) {
 }
 
 // The words for so many values; an unknown number where that is unknown.
-Status ReachShape(InferenceContext* c, ShapeHandle x, ShapeHandle* reach) {
-  DimensionHandle words = c->UnknownDim();
+ShapeHandle ReachShape(InferenceContext* c, ShapeHandle x) {
   const DimensionHandle values = c->NumElements(x);
-  if (c->ValueKnown(values)) words = c->MakeDim(core::ReachWords(c->Value(values)));
-  *reach = c->Vector(words);
-  return tensorflow::OkStatus();
+  if (!c->ValueKnown(values)) return c->Vector(c->UnknownDim());
+  return c->Vector(core::ReachWords(c->Value(values)));
 }
 
 Status FakeQuantTrackShape(InferenceContext* c) {
-  ShapeHandle range, reach = c->Vector(0);
+  ShapeHandle range;
   TF_RETURN_IF_ERROR(RangeShape(c, c->input(0), 1, &range));
   bool per_channel;
   TF_RETURN_IF_ERROR(c->GetAttr("per_channel", &per_channel));
-  if (!per_channel) TF_RETURN_IF_ERROR(ReachShape(c, c->input(0), &reach));
   c->set_output(0, c->input(0));
   c->set_output(1, range);
   c->set_output(2, range);
-  c->set_output(3, reach);
+  c->set_output(3, per_channel ? c->Vector(0) : ReachShape(c, c->input(0)));
   return tensorflow::OkStatus();
 }
 
 Status ReachGradShape(InferenceContext* c) {
   ShapeHandle reach;
-  TF_RETURN_IF_ERROR(ReachShape(c, c->input(0), &reach));
-  TF_RETURN_IF_ERROR(c->Merge(reach, c->input(1), &reach));
+  TF_RETURN_IF_ERROR(c->Merge(ReachShape(c, c->input(0)), c->input(1), &reach));
   c->set_output(0, c->input(0));
   c->set_output(1, c->Scalar());
   c->set_output(2, c->Scalar());
