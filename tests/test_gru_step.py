@@ -21,14 +21,10 @@ SHAPES = [(1, 1), (3, 7), (33, 16), (9, 40)]
 class Numerics:
     """What `GRUForm.step` computes with, each point on its own."""
 
-    is_export = False
+    is_export = rounds_as_kernels = False
 
-    def __init__(self, product, ranges, mask):
-        self.product, self.ranges, self.mask, self.records = product, ranges, mask, {}
-        self.weights = {"recurrent_kernel": None}
-
-    def dropped(self, hidden):
-        return hidden
+    def __init__(self, ranges, mask):
+        self.ranges, self.mask, self.records = ranges, mask, {}
 
     def point(self, name, value, *, limit=None, kind="activation"):
         value = value if limit is None else tf.clip_by_value(value, -limit, limit)
@@ -41,8 +37,9 @@ def composed(monkeypatch, values, ranges, mask):
     """The state after and the records, of `GRUForm.step`."""
     projected, product, hidden = values
     form = form_of(keras.layers.GRUCell(hidden.shape[1]))
-    numerics = Numerics(product, ranges, mask)
-    monkeypatch.setattr("dqat.layers.keras_cells.matrix_product", lambda *_: product)
+    numerics = Numerics(ranges, mask)
+    first = gru_step.POINTS[0]
+    monkeypatch.setattr("dqat.layers.keras_cells.recurrent_product", lambda run, _: run.point(first, product))
     after, _ = form.step(projected, (hidden,), numerics)
     if mask is not None:
         after = tf.where(mask[:, tf.newaxis], after, hidden)
@@ -60,8 +57,7 @@ def fused(_monkeypatch, values, ranges, mask):
 @pytest.mark.parametrize("batch, units", SHAPES)
 def test_with_the_same_activations_it_is_the_composition(rng, monkeypatch, batch, units, ranges, masked):
     """States and records to the bit; gradients, which multiply in another order, to 1e-6 of the largest."""
-    monkeypatch.setattr(tf, "sigmoid", sigmoid)
-    monkeypatch.setattr("dqat.layers.cell_form.ACTIVATIONS", {"tanh": (tanh, 8.0)})
+    monkeypatch.setattr("dqat.layers.cell_form.ACTIVATIONS", {"tanh": (tanh, 8.0), "sigmoid": (sigmoid, 8.0)})
     ranges = dict.fromkeys(gru_step.POINTS, RANGES[ranges]) | {
         "gates": (0.0, 255 / 256),
         "candidate": (-1.0, 127 / 128),

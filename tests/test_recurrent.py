@@ -108,6 +108,21 @@ def test_a_sigmoids_complement_has_the_sigmoids_levels(reset_after):
     assert points["openness"].observer == points["gates"].observer == cells.FIXED["Sigmoid"]
 
 
+@pytest.mark.parametrize("units, reset_after", [(128, True), (64, False)])
+def test_every_level_of_a_gru_is_that_of_its_file(speech, tmp_path, units, reset_after):
+    """Float arithmetic gives another level than the kernels in some of 100,000 cases, and the timesteps amplify it."""
+    (samples, _), (test_samples, _) = speech
+    keras.utils.set_random_seed(1)
+    gru = layers.GRU(units, reset_after=reset_after, return_sequences=True)
+    model = dqat.quantize_model(keras.Sequential([keras.Input(samples.shape[1:]), gru]))
+    for weight in model.layers[-1].layer.trainable_weights:
+        weight.assign(2.0 * weight)  # so that states say something
+    for _ in range(3):
+        model(samples[:90], training=True)
+    dqat.export_tflite(model, tmp_path / "gru.tflite")
+    assert dqat.verify(model, tmp_path / "gru.tflite", test_samples[:100]).equal == 1.0
+
+
 def masked_model(make):
     inputs = keras.Input((FRAMES, 12))
     outputs = make()(layers.Masking()(inputs))

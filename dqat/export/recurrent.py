@@ -225,6 +225,7 @@ class _Constants:
     """Numerics of the export: constant weights, and constant fake-quants as points."""
 
     is_export = True
+    rounds_as_kernels = False
 
     def __init__(self, layer: QuantizedRNN) -> None:
         self._points = layer.points

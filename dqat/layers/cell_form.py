@@ -40,6 +40,7 @@ class Numerics(Protocol):
 
     weights: dict[str, Any]  # tensors, and what the form has prepared
     is_export: bool  # whether operators of the integer graph are being made
+    rounds_as_kernels: bool  # whether points have the levels of TFLite's kernels, every one: outside training
 
     def point(
         self,
@@ -164,7 +165,12 @@ def input_product(form: CellForm, x: tf.Tensor, run: Numerics) -> tf.Tensor:
 
 
 def product_point(
-    run: Numerics, name: str, source: str, product: tf.Tensor, weight_scale: Any, bias: float | None = None
+    run: Numerics,
+    name: str,
+    source: str,
+    product: tf.Tensor,
+    weight_scale: Any,
+    bias: tf.Tensor | float | None = None,
 ) -> tf.Tensor:
     """A matrix product of the values of one point, quantized to another: sums as FULLY_CONNECTED rounds them.
 
@@ -174,12 +180,14 @@ def product_point(
         source: the point that is multiplied.
         product: float32 [rows, columns], without bias: near to whole multiples of both scales.
         weight_scale: of the matrix, float32 scalar.
-        bias: what is added to all columns.
+        bias: what is added: float32 [columns], or one number for all of them.
     """
     value = product
     if bias is not None:
-        value = tf.nn.bias_add(product, tf.fill(product.shape[-1:], tf.constant(bias, product.dtype)))
-    if run.is_export:
+        if not tf.is_tensor(bias):
+            bias = tf.fill(product.shape[-1:], tf.constant(bias, product.dtype))
+        value = tf.nn.bias_add(product, bias)
+    if not run.rounds_as_kernels:
         return run.point(name, value)
     before, after = run.levels(source), run.levels(name)
     if (before.num_bits, after.num_bits) != (8, 8):
@@ -211,7 +219,7 @@ def kernel_point(
         terms: what it takes: the point, or for a vector its scale, and the values.
         limit: see `Numerics.point`.
     """
-    if run.is_export:
+    if not run.rounds_as_kernels:
         return run.point(name, value, limit=limit)
     after, before = run.levels(name), [run.levels(source) for source, _ in terms if isinstance(source, str)]
     if {one.num_bits for one in (*before, after)} != {8}:
@@ -229,21 +237,21 @@ def kernel_point(
     return run.point(name, value, limit=limit, exact=tf.where(known, found, value))
 
 
+def matrix_scale(matrix: tf.Tensor) -> tf.Tensor:
+    """The scale of a quantized matrix inside a cell, whose largest weight has level 127 or -127."""
+    return tf.reduce_max(tf.abs(matrix)) / 127.0
+
+
 def vector_scale(vector: tf.Tensor) -> tf.Tensor:
     """The scale of a quantized vector inside a cell, which has 256 levels from end to end, 0 among them."""
     return (tf.maximum(tf.reduce_max(vector), 0.0) - tf.minimum(tf.reduce_min(vector), 0.0)) / 255.0
 
 
-def recurrent_product(run: Numerics, hidden: tf.Tensor) -> tf.Tensor:
-    """The hidden state, with recurrent dropout, times the recurrent kernel: quantized."""
-    kernel = run.weights["recurrent_kernel"]
+def recurrent_product(run: Numerics, hidden: tf.Tensor, role: str = "recurrent_kernel") -> tf.Tensor:
+    """The hidden state, with recurrent dropout, times the recurrent kernel of that role, with its bias: quantized."""
+    kernel, bias = run.weights[role], run.weights.get("recurrent_bias")
     product = matrix_product(run.dropped(hidden), kernel)
-    return product_point(run, "recurrent_product", "hidden", product, tf.reduce_max(tf.abs(kernel)) / 127.0)
-
-
-def sigmoid_point(run: Numerics, name: str, value: tf.Tensor) -> tf.Tensor:
-    """A sigmoid, whose input is a point too."""
-    return run.point(name, tf.sigmoid(run.point(f"{name}_sum", value, limit=PREACTIVATION_LIMIT)))
+    return product_point(run, "recurrent_product", "hidden", product, matrix_scale(kernel), bias)
 
 
 #: Keras' names of the activations that a form can compute, with the limit of what goes into them.
@@ -267,3 +275,22 @@ def activation_point(run: Numerics, name: str, value: tf.Tensor, activation: Any
     if limit is None:
         return run.point(name, function(value))
     return run.point(name, function(run.point(f"{name}_sum", value, limit=limit)))
+
+
+def activated_sum(
+    run: Numerics, name: str, activation: Any, a: tuple[str, tf.Tensor], b: tuple[str, tf.Tensor]
+) -> tf.Tensor:
+    """`activation_point` of the sum of two points' values, rounded as their addition rounds.
+
+    Args:
+        run: numerics.
+        name: of the point.
+        activation: Keras' function.
+        a: a point and its values.
+        b: another.
+    """
+    function, limit = ACTIVATIONS[activation_name(activation)]
+    value = a[1] + b[1]
+    if limit is None:
+        return kernel_point(run, name, function(value), xnnpack.added, a, b)
+    return run.point(name, function(kernel_point(run, f"{name}_sum", value, xnnpack.added, a, b, limit=limit)))

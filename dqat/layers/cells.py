@@ -81,7 +81,8 @@ class _Prefixed:
     """Numerics of one cell among several."""
 
     def __init__(self, run: Numerics, prefix: str) -> None:
-        self._run, self._prefix, self.is_export = run, prefix, run.is_export
+        self._run, self._prefix = run, prefix
+        self.is_export, self.rounds_as_kernels = run.is_export, run.rounds_as_kernels
         self.weights = {
             role.removeprefix(prefix): value for role, value in run.weights.items() if role.startswith(prefix)
         }

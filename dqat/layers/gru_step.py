@@ -1,4 +1,7 @@
-"""The timestep of the quantized GRU as one product and one operation; `GRUForm.step` is what it stands for."""
+"""The timestep of the quantized GRU in training: one product, and one operation that stands for `GRUForm.step`.
+
+It rounds as fake-quant does. Outside training `GRUForm.step` itself runs, and rounds as the file's kernels do.
+"""
 
 from typing import Any
 

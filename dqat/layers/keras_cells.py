@@ -6,14 +6,15 @@ from dqat.layers.cell_form import (
     ACTIVATIONS,
     PREACTIVATION_LIMIT,
     CellForm,
+    activated_sum,
     activation_name,
-    activation_point,
     activation_range,
     input_product,
     kernel_point,
     matrix_product,
+    matrix_scale,
+    product_point,
     recurrent_product,
-    sigmoid_point,
 )
 from dqat.layers.xnnpack import added, multiplied
 
@@ -25,8 +26,8 @@ class SimpleRNNForm(CellForm):
 
     def step(self, projected, states, run):
         """See `CellForm.step`."""
-        recurrent = recurrent_product(run, states[0])
-        hidden = activation_point(run, "hidden", projected + recurrent, self.cell.activation)
+        terms = ("input_product", projected), ("recurrent_product", recurrent_product(run, states[0]))
+        hidden = activated_sum(run, "hidden", self.cell.activation, *terms)
         return hidden, (hidden,)
 
     def output_range(self):
@@ -63,25 +64,31 @@ class GRUForm(CellForm):
 
     def step(self, projected, states, run):
         """See `CellForm.step`."""
-        h, units, weights = states[0], self.cell.units, run.weights
+        h, units = states[0], self.cell.units
         input_gates, input_candidate = tf.split(projected, [2 * units, units], axis=-1)
         if self.cell.reset_after:
-            product = matrix_product(run.dropped(h), weights["recurrent_kernel"], weights.get("recurrent_bias"))
-            gates, candidate = tf.split(run.point("recurrent_product", product), [2 * units, units], axis=-1)
+            product = recurrent_product(run, h)
+            gates, candidate = tf.split(product, [2 * units, units], axis=-1)
         else:
-            gates = run.point("recurrent_product", matrix_product(run.dropped(h), weights["recurrent_kernel_gates"]))
-        update, reset = tf.split(sigmoid_point(run, "gates", input_gates + gates), 2, axis=-1)
+            gates = recurrent_product(run, h, "recurrent_kernel_gates")
+        terms = ("input_product", input_gates), ("recurrent_product", gates)
+        update, reset = tf.split(activated_sum(run, "gates", self.cell.recurrent_activation, *terms), 2, axis=-1)
         if self.cell.reset_after:
-            candidate = run.point("reset_product", reset * candidate)
+            terms = ("gates", reset), ("recurrent_product", candidate)
+            name, candidate = "reset_product", kernel_point(run, "reset_product", reset * candidate, multiplied, *terms)
         else:
-            reset_hidden = run.point("reset_hidden", reset * run.dropped(h))
-            candidate = run.point(
-                "candidate_product", matrix_product(reset_hidden, weights["recurrent_kernel_candidate"])
-            )
-        candidate = activation_point(run, "candidate", input_candidate + candidate, self.cell.activation)
-        kept = run.point("kept", update * h)
-        new = run.point("new", run.point("openness", 1.0 - update, kind="complement") * candidate)
-        hidden = run.point("hidden", kept + new)
+            dropped, kernel = run.dropped(h), run.weights["recurrent_kernel_candidate"]
+            terms = ("gates", reset), ("hidden", dropped)
+            reset_hidden = kernel_point(run, "reset_hidden", reset * dropped, multiplied, *terms)
+            name, product = "candidate_product", matrix_product(reset_hidden, kernel)
+            candidate = product_point(run, name, "reset_hidden", product, matrix_scale(kernel))
+        terms = ("input_product", input_candidate), (name, candidate)
+        candidate = activated_sum(run, "candidate", self.cell.activation, *terms)
+        kept = kernel_point(run, "kept", update * h, multiplied, ("gates", update), ("hidden", h))
+        openness = run.point("openness", 1.0 - update, kind="complement")
+        terms = ("openness", openness), ("candidate", candidate)
+        new = kernel_point(run, "new", openness * candidate, multiplied, *terms)
+        hidden = kernel_point(run, "hidden", kept + new, added, ("kept", kept), ("new", new))
         return hidden, (hidden,)
 
 
@@ -119,7 +126,7 @@ class LSTMForm(CellForm):
         i, f, g, o = zip(*self._gates(projected, states, run), strict=True)
         i = run.point("input_gate", tf.sigmoid(self._sum("input_gate", i, before, run)))
         f = run.point("forget_gate", tf.sigmoid(self._sum("forget_gate", f, before, run)))
-        g = activation_point(run, "candidate", g[0] + g[1], self.cell.activation)
+        g = activated_sum(run, "candidate", self.cell.activation, *zip(self._gate_points, g, strict=True))
         kept = kernel_point(run, "kept", f * before, multiplied, ("forget_gate", f), (self._cell_point, before))
         new = kernel_point(run, "new", i * g, multiplied, ("input_gate", i), ("candidate", g))
         cell = kernel_point(run, "cell_state", kept + new, added, ("kept", kept), ("new", new))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
-from dqat.layers import gru_step
+from dqat.layers import gru_step, xnnpack
 from dqat.layers.cell_form import FIXED, CellForm, Levels, State, prescribed
 from dqat.layers.cells import form_of
 from dqat.layers.gru_step import GruStep
@@ -51,6 +51,7 @@ class _Tracing:
     """Numerics that find the points of a form."""
 
     is_export = True  # the operators of the integer graph are those to look at
+    rounds_as_kernels = False
 
     def __init__(self, weights: dict[str, tf.Tensor]) -> None:
         self.weights = weights
@@ -107,8 +108,11 @@ class _Sequence:
 
     is_export = False
 
-    def __init__(self, layer: "QuantizedRNN", weights: dict[str, tf.Tensor], mask: Any, training: Any) -> None:
+    def __init__(
+        self, layer: "QuantizedRNN", weights: dict[str, tf.Tensor], mask: Any, training: Any, rounds_as_kernels: bool
+    ) -> None:
         self.weights, self._layer, self._mask, self._training = weights, layer, mask, training
+        self.rounds_as_kernels = rounds_as_kernels
 
     def point(
         self,
@@ -141,8 +145,13 @@ class _Timestep:
 
     is_export = False
 
-    def __init__(self, weights: dict[str, tf.Tensor], points: dict[str, Quantizer], dropped: Callable) -> None:
+    def __init__(
+        self, weights: dict[str, tf.Tensor], points: dict[str, Quantizer], dropped: Callable, rounds_as_kernels: bool
+    ) -> None:
         self.weights, self._points, self.dropped = weights, points, dropped
+        self.rounds_as_kernels = rounds_as_kernels
+        # Of the loop's start, and computed there once.
+        self._levels = {name: _levels(quantizer) for name, quantizer in points.items()}
         self.in_use: dict[str, Any] = {}
         self.repeats: Any = 1
         self.records: dict[str, Record] = {}
@@ -174,7 +183,7 @@ class _Timestep:
         return quantized
 
     def levels(self, name: str) -> Levels:
-        return _levels(self._points[name])
+        return self._levels[name]
 
 
 @register("dqat")
@@ -394,15 +403,17 @@ class QuantizedRNN(QuantizedLayer):
         weights = self.weights_in_use() | self._biases(training)
         time, batch = tf.shape(x)[0], tf.shape(x)[1]
         rows = None if mask is None else tf.reshape(mask, [-1, 1])
-        sequence = _Sequence(self, weights, rows, training)
+        rounds_as_kernels = xnnpack.is_followed(training, x.dtype)
+        sequence = _Sequence(self, weights, rows, training, rounds_as_kernels)
         projected = self.form.project(tf.reshape(x, [-1, x.shape[-1]]), sequence)
         projected = tf.reshape(projected, [time, batch, projected.shape[-1]])
         points = {name: self.points[name] for name in self._in_loop}
-        run = _Timestep(weights | self.form.prepared(sequence), dict(self.points), drop)
+        run = _Timestep(weights | self.form.prepared(sequence), dict(self.points), drop, rounds_as_kernels)
         run.in_use, run.repeats = {name: quantizer.in_use() for name, quantizer in points.items()}, time
         tracked = {name: quantizer for name, quantizer in points.items() if not isinstance(quantizer.observer, Fixed)}
 
-        step = GruStep(points, run.in_use) if gru_step.fits(x, self.form, points) else self.form.step
+        is_fused = not rounds_as_kernels and gru_step.fits(x, self.form, points)
+        step = GruStep(points, run.in_use) if is_fused else self.form.step
 
         def timestep(t, states, last, outputs, carried):
             run.records, run.mask = {}, None if mask is None else mask[t]
