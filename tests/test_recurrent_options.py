@@ -65,6 +65,9 @@ WORKING = {
     "initial states of both directions": with_states(lambda: layers.Bidirectional(layers.GRU(6)), 2),
     "unroll": lstm(unroll=True),
     "sigmoid for tanh": lstm(activation="sigmoid"),
+    "lstm without activation": lstm(activation="linear"),
+    "gru without activation": chain(lambda: layers.GRU(6, activation=None)),
+    "simple rnn without activation": chain(lambda: layers.SimpleRNN(6, activation="linear")),
     "both directions, different units": chain(
         lambda: layers.Bidirectional(layers.LSTM(6), backward_layer=layers.LSTM(4, go_backwards=True))
     ),

@@ -13,6 +13,7 @@ from dqat.layers.cell_form import (
     activation_range,
     input_product,
     kernel_point,
+    linear,
     matrix_product,
     product_point,
     recurrent_product,
@@ -44,8 +45,8 @@ class PeepholeLSTMForm(LSTMForm):
 def _column_mean(run: Numerics, name: str, source: str, x: tf.Tensor, shift: float | None = None) -> tf.Tensor:
     """The mean over the last axis [rows, 1], plus `shift`, as one product: TFLite's int8 MEAN rounds too often."""
     depth = x.shape[-1]
-    mean = tf.matmul(x, tf.fill([depth, 1], tf.constant(1.0 / depth, x.dtype)))
-    return product_point(run, name, source, mean, 1.0 / depth / 127.0, shift)
+    matrix = tf.fill([depth, 1], tf.constant(1.0 / depth, x.dtype))
+    return product_point(run, name, source, x, matrix, None if shift is None else tf.constant([shift], x.dtype))
 
 
 def _layer_norm(run: Numerics, name: str, source: str, centred: tf.Tensor, epsilon: float) -> tf.Tensor:
@@ -59,19 +60,19 @@ def _layer_norm(run: Numerics, name: str, source: str, centred: tf.Tensor, epsil
         epsilon: added to the variance.
     """
     same = source, centred
-    square = kernel_point(run, f"{name}_square", centred * centred, multiplied, same, same)
+    square = kernel_point(run, f"{name}_square", multiplied, same, same)
     variance = _column_mean(run, f"{name}_variance", f"{name}_square", square, epsilon)
     inverse = _rsqrt(run, f"{name}_inverse", f"{name}_variance", variance)
     terms = same, (f"{name}_inverse", inverse)
-    normalised = kernel_point(run, f"{name}_normalised", centred * inverse, multiplied, *terms)
+    normalised = kernel_point(run, f"{name}_normalised", multiplied, *terms)
     gamma, beta = run.weights[f"{name}_gamma"], run.weights.get(f"{name}_beta")
     terms = (f"{name}_normalised", normalised), (vector_scale(gamma), gamma)
     point = f"{name}_output" if beta is None else f"{name}_scaled"
-    scaled = kernel_point(run, point, normalised * gamma, multiplied, *terms)
+    scaled = kernel_point(run, point, multiplied, *terms)
     if beta is None:
         return scaled
     terms = (f"{name}_scaled", scaled), (vector_scale(beta), beta)
-    return kernel_point(run, f"{name}_output", scaled + beta, added, *terms)
+    return kernel_point(run, f"{name}_output", added, *terms)
 
 
 def _centred(matrix: tf.Tensor) -> tf.Tensor:
@@ -129,7 +130,7 @@ class LayerNormLSTMForm(LSTMForm):
     def _normalised_cell(self, cell, run):
         mean = _column_mean(run, "state_norm_mean", "cell_state", cell)
         terms = ("cell_state", cell), ("state_norm_mean", mean)
-        cell = kernel_point(run, "state_norm_centred", cell - mean, subtracted, *terms)
+        cell = kernel_point(run, "state_norm_centred", subtracted, *terms)
         return _layer_norm(run, "state_norm", "state_norm_centred", cell, self.cell.state_norm.epsilon)
 
 
@@ -150,12 +151,11 @@ class LayerNormSimpleRNNForm(CellForm):
 
     def step(self, projected, states, run):
         """See `CellForm.step`."""
-        recurrent = recurrent_product(run, states[0])
-        terms = ("input_product", projected), ("recurrent_product", recurrent)
-        net = kernel_point(run, "net", projected + recurrent, added, *terms)
+        terms = ("input_product", projected), ("recurrent_product", recurrent_product(run, states[0]))
+        net = kernel_point(run, "net", added, *terms)
         net = _layer_norm(run, "norm", "net", net, self.cell.layernorm.epsilon)
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
-        hidden = net if limit is None and function is tf.identity else run.point("hidden", function(net))
+        hidden = net if limit is None and function is linear else run.point("hidden", function(net))
         return hidden, (hidden,)
 
     def output_range(self):

@@ -165,34 +165,26 @@ def input_product(form: CellForm, x: tf.Tensor, run: Numerics) -> tf.Tensor:
 
 
 def product_point(
-    run: Numerics,
-    name: str,
-    source: str,
-    product: tf.Tensor,
-    weight_scale: Any,
-    bias: tf.Tensor | float | None = None,
+    run: Numerics, name: str, source: str, x: tf.Tensor, matrix: tf.Tensor, bias: tf.Tensor | None = None
 ) -> tf.Tensor:
     """A matrix product of the values of one point, quantized to another: sums as FULLY_CONNECTED rounds them.
 
     Args:
         run: numerics.
         name: of the point.
-        source: the point that is multiplied.
-        product: float32 [rows, columns], without bias: near to whole multiples of both scales.
-        weight_scale: of the matrix, float32 scalar.
-        bias: what is added: float32 [columns], or one number for all of them.
+        source: the point of `x`.
+        x: float32 [rows, depth].
+        matrix: float32 [depth, columns], quantized; its largest weight has level 127 or -127.
+        bias: float32 [columns], or None.
     """
-    value = product
-    if bias is not None:
-        if not tf.is_tensor(bias):
-            bias = tf.fill(product.shape[-1:], tf.constant(bias, product.dtype))
-        value = tf.nn.bias_add(product, bias)
+    product = matrix_product(x, matrix)
+    value = product if bias is None else tf.nn.bias_add(product, bias)
     if not run.rounds_as_kernels:
         return run.point(name, value)
     before, after = run.levels(source), run.levels(name)
     if (before.num_bits, after.num_bits) != (8, 8):
         return run.point(name, value)
-    step = before.scale * weight_scale
+    step = before.scale * (tf.reduce_max(tf.abs(matrix)) / 127.0)
     known = (step > 0.0) & (after.scale > 0.0)
     step, scale = tf.where(known, step, 1.0), tf.where(known, after.scale, 1.0)
     sums = tf.round(product / step) + (0.0 if bias is None else tf.round(bias / step))
@@ -201,12 +193,28 @@ def product_point(
     return run.point(name, value, exact=tf.where(known, found, value))
 
 
+def linear(x: tf.Tensor) -> tf.Tensor:
+    """The activation that is none: no operation of the graph, as `tf.identity` is."""
+    return x
+
+
+#: What goes into an operation: the point, or for a vector its scale, and the values.
+Term = tuple[str | tf.Tensor, tf.Tensor]
+
+#: Kernels, and what they are in float.
+_IN_FLOAT: dict[xnnpack.Kernel, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    xnnpack.added: tf.add,
+    xnnpack.subtracted: tf.subtract,
+    xnnpack.multiplied: tf.multiply,
+}
+
+
 def kernel_point(
     run: Numerics,
     name: str,
-    value: tf.Tensor,
     kernel: xnnpack.Kernel,
-    *terms: tuple[str | tf.Tensor, tf.Tensor],
+    *terms: Term,
+    function: Callable[[tf.Tensor], tf.Tensor] = linear,
     limit: float | None = None,
 ) -> tf.Tensor:
     """What an elementwise operation makes of two quantized tensors, quantized to a point as its kernel rounds it.
@@ -214,11 +222,12 @@ def kernel_point(
     Args:
         run: numerics.
         name: of the point.
-        value: the operation's result in float.
-        kernel: of the operation.
-        terms: what it takes: the point, or for a vector its scale, and the values.
+        kernel: `xnnpack.added`, `subtracted` or `multiplied`.
+        terms: the two.
+        function: an activation that TFLite fuses into the operation.
         limit: see `Numerics.point`.
     """
+    value = function(_IN_FLOAT[kernel](*(x for _, x in terms)))
     if not run.rounds_as_kernels:
         return run.point(name, value, limit=limit)
     after, before = run.levels(name), [run.levels(source) for source, _ in terms if isinstance(source, str)]
@@ -237,11 +246,6 @@ def kernel_point(
     return run.point(name, value, limit=limit, exact=tf.where(known, found, value))
 
 
-def matrix_scale(matrix: tf.Tensor) -> tf.Tensor:
-    """The scale of a quantized matrix inside a cell, whose largest weight has level 127 or -127."""
-    return tf.reduce_max(tf.abs(matrix)) / 127.0
-
-
 def vector_scale(vector: tf.Tensor) -> tf.Tensor:
     """The scale of a quantized vector inside a cell, which has 256 levels from end to end, 0 among them."""
     return (tf.maximum(tf.reduce_max(vector), 0.0) - tf.minimum(tf.reduce_min(vector), 0.0)) / 255.0
@@ -249,9 +253,8 @@ def vector_scale(vector: tf.Tensor) -> tf.Tensor:
 
 def recurrent_product(run: Numerics, hidden: tf.Tensor, role: str = "recurrent_kernel") -> tf.Tensor:
     """The hidden state, with recurrent dropout, times the recurrent kernel of that role, with its bias: quantized."""
-    kernel, bias = run.weights[role], run.weights.get("recurrent_bias")
-    product = matrix_product(run.dropped(hidden), kernel)
-    return product_point(run, "recurrent_product", "hidden", product, matrix_scale(kernel), bias)
+    bias = run.weights.get("recurrent_bias")
+    return product_point(run, "recurrent_product", "hidden", run.dropped(hidden), run.weights[role], bias)
 
 
 #: Keras' names of the activations that a form can compute, with the limit of what goes into them.
@@ -259,7 +262,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[tf.Tensor], tf.Tensor], float | None]] = 
     "tanh": (tf.tanh, PREACTIVATION_LIMIT),
     "sigmoid": (tf.sigmoid, PREACTIVATION_LIMIT),
     "relu": (tf.nn.relu, None),
-    "linear": (tf.identity, None),
+    "linear": (linear, None),
 }
 
 
@@ -277,20 +280,9 @@ def activation_point(run: Numerics, name: str, value: tf.Tensor, activation: Any
     return run.point(name, function(run.point(f"{name}_sum", value, limit=limit)))
 
 
-def activated_sum(
-    run: Numerics, name: str, activation: Any, a: tuple[str, tf.Tensor], b: tuple[str, tf.Tensor]
-) -> tf.Tensor:
-    """`activation_point` of the sum of two points' values, rounded as their addition rounds.
-
-    Args:
-        run: numerics.
-        name: of the point.
-        activation: Keras' function.
-        a: a point and its values.
-        b: another.
-    """
+def activated_sum(run: Numerics, name: str, activation: Any, *terms: Term) -> tf.Tensor:
+    """`activation_point` of the sum of two quantized tensors, rounded as their addition rounds."""
     function, limit = ACTIVATIONS[activation_name(activation)]
-    value = a[1] + b[1]
     if limit is None:
-        return kernel_point(run, name, function(value), xnnpack.added, a, b)
-    return run.point(name, function(kernel_point(run, f"{name}_sum", value, xnnpack.added, a, b, limit=limit)))
+        return kernel_point(run, name, xnnpack.added, *terms, function=function)
+    return run.point(name, function(kernel_point(run, f"{name}_sum", xnnpack.added, *terms, limit=limit)))

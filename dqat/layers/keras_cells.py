@@ -11,8 +11,7 @@ from dqat.layers.cell_form import (
     activation_range,
     input_product,
     kernel_point,
-    matrix_product,
-    matrix_scale,
+    linear,
     product_point,
     recurrent_product,
 )
@@ -67,28 +66,23 @@ class GRUForm(CellForm):
         h, units = states[0], self.cell.units
         input_gates, input_candidate = tf.split(projected, [2 * units, units], axis=-1)
         if self.cell.reset_after:
-            product = recurrent_product(run, h)
-            gates, candidate = tf.split(product, [2 * units, units], axis=-1)
+            gates, recurrent = tf.split(recurrent_product(run, h), [2 * units, units], axis=-1)
         else:
             gates = recurrent_product(run, h, "recurrent_kernel_gates")
         terms = ("input_product", input_gates), ("recurrent_product", gates)
         update, reset = tf.split(activated_sum(run, "gates", self.cell.recurrent_activation, *terms), 2, axis=-1)
         if self.cell.reset_after:
-            terms = ("gates", reset), ("recurrent_product", candidate)
-            name, candidate = "reset_product", kernel_point(run, "reset_product", reset * candidate, multiplied, *terms)
+            terms = ("gates", reset), ("recurrent_product", recurrent)
+            product = "reset_product", kernel_point(run, "reset_product", multiplied, *terms)
         else:
-            dropped, kernel = run.dropped(h), run.weights["recurrent_kernel_candidate"]
-            terms = ("gates", reset), ("hidden", dropped)
-            reset_hidden = kernel_point(run, "reset_hidden", reset * dropped, multiplied, *terms)
-            name, product = "candidate_product", matrix_product(reset_hidden, kernel)
-            candidate = product_point(run, name, "reset_hidden", product, matrix_scale(kernel))
-        terms = ("input_product", input_candidate), (name, candidate)
-        candidate = activated_sum(run, "candidate", self.cell.activation, *terms)
-        kept = kernel_point(run, "kept", update * h, multiplied, ("gates", update), ("hidden", h))
+            terms = ("gates", reset), ("hidden", run.dropped(h))
+            x, matrix = kernel_point(run, "reset_hidden", multiplied, *terms), run.weights["recurrent_kernel_candidate"]
+            product = "candidate_product", product_point(run, "candidate_product", "reset_hidden", x, matrix)
+        candidate = activated_sum(run, "candidate", self.cell.activation, ("input_product", input_candidate), product)
+        kept = kernel_point(run, "kept", multiplied, ("gates", update), ("hidden", h))
         openness = run.point("openness", 1.0 - update, kind="complement")
-        terms = ("openness", openness), ("candidate", candidate)
-        new = kernel_point(run, "new", openness * candidate, multiplied, *terms)
-        hidden = kernel_point(run, "hidden", kept + new, added, ("kept", kept), ("new", new))
+        new = kernel_point(run, "new", multiplied, ("openness", openness), ("candidate", candidate))
+        hidden = kernel_point(run, "hidden", added, ("kept", kept), ("new", new))
         return hidden, (hidden,)
 
 
@@ -112,10 +106,10 @@ class LSTMForm(CellForm):
         """The point of a gate's sum."""
         peephole, terms = self._peephole(name, cell, run), zip(self._gate_points, gate, strict=True)
         if peephole is None:
-            return kernel_point(run, f"{name}_sum", gate[0] + gate[1], added, *terms, limit=PREACTIVATION_LIMIT)
-        products = kernel_point(run, f"{name}_products", gate[0] + gate[1], added, *terms)
+            return kernel_point(run, f"{name}_sum", added, *terms, limit=PREACTIVATION_LIMIT)
+        products = kernel_point(run, f"{name}_products", added, *terms)
         terms = (f"{name}_products", products), (f"{name}_peephole", peephole)
-        return kernel_point(run, f"{name}_sum", products + peephole, added, *terms, limit=PREACTIVATION_LIMIT)
+        return kernel_point(run, f"{name}_sum", added, *terms, limit=PREACTIVATION_LIMIT)
 
     def _normalised_cell(self, cell, run):
         return cell
@@ -127,13 +121,13 @@ class LSTMForm(CellForm):
         i = run.point("input_gate", tf.sigmoid(self._sum("input_gate", i, before, run)))
         f = run.point("forget_gate", tf.sigmoid(self._sum("forget_gate", f, before, run)))
         g = activated_sum(run, "candidate", self.cell.activation, *zip(self._gate_points, g, strict=True))
-        kept = kernel_point(run, "kept", f * before, multiplied, ("forget_gate", f), (self._cell_point, before))
-        new = kernel_point(run, "new", i * g, multiplied, ("input_gate", i), ("candidate", g))
-        cell = kernel_point(run, "cell_state", kept + new, added, ("kept", kept), ("new", new))
+        kept = kernel_point(run, "kept", multiplied, ("forget_gate", f), (self._cell_point, before))
+        new = kernel_point(run, "new", multiplied, ("input_gate", i), ("candidate", g))
+        cell = kernel_point(run, "cell_state", added, ("kept", kept), ("new", new))
         cell = self._normalised_cell(cell, run)
         o = run.point("output_gate", tf.sigmoid(self._sum("output_gate", o, cell, run)))
         function, limit = ACTIVATIONS[activation_name(self.cell.activation)]
-        point = self._cell_point if limit is None and function is tf.identity else "cell_activation"
+        point = self._cell_point if limit is None and function is linear else "cell_activation"
         activated = cell if point == self._cell_point else run.point(point, function(cell))
-        hidden = kernel_point(run, "hidden", o * activated, multiplied, ("output_gate", o), (point, activated))
+        hidden = kernel_point(run, "hidden", multiplied, ("output_gate", o), (point, activated))
         return hidden, (hidden, cell)
