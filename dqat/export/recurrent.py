@@ -162,10 +162,14 @@ def recurrent_graph(
     x, *states = tf.nest.flatten(inputs)
     half = len(states) // 2
     parts = {"forward": [x, *states[:half]], "backward": [x, *states[half:]]}
-    forward, backward = (
-        recurrent_graph(direction, parts[name] if states else x, None, zeros)
-        for name, direction in layer.directions().items()
-    )
+
+    def result(name: str, direction: QuantizedRNN) -> Any:
+        given = parts[name] if states else x
+        if layer.is_fused:
+            return recurrent_graph(direction, given, None, zeros)
+        return Run(_Unrolled(direction, zeros, is_flipped=name == "backward"), name=direction.name)(given)
+
+    forward, backward = (result(*named) for named in layer.directions().items())
     quantizer, mode = layer.output_quantizer, layer.layer.merge_mode
 
     def merged(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
@@ -174,7 +178,10 @@ def recurrent_graph(
             one, other = fake_quant(one + other, quantizer, factor=2.0), 0.5
         return fake_quant(one + other if mode == "sum" else one * other, quantizer)
 
-    return Run(lambda pair: merge_directions(layer.layer, *pair, merged), name=layer.name)([forward, backward])
+    def whole(pair: list[Any]) -> Any:
+        return merge_directions(layer.layer, *pair, merged, is_in_order=not layer.is_fused)
+
+    return Run(whole, name=layer.name)([forward, backward])
 
 
 def _one_frame(layer: QuantizedRNN, inputs: Any, stream: StreamStates, zeros: Iterator[int]) -> Any:
@@ -243,10 +250,20 @@ class _Constants:
 
 
 class _Unrolled:
-    """A recurrent layer as one cell after another, batch size 1."""
+    """A recurrent layer as one cell after another, batch size 1.
 
-    def __init__(self, layer: QuantizedRNN, zeros: Iterator[int], is_one_frame: bool = False) -> None:
-        self._layer, self._is_one_frame = layer, is_one_frame
+    Args:
+        layer: trained.
+        zeros: see `recurrent_graph`.
+        is_one_frame: the states are inputs and outputs too.
+        is_flipped: outputs stand in the opposite order of time. The converter loses the range of a stack behind a
+            REVERSE, so that there must be none.
+    """
+
+    def __init__(
+        self, layer: QuantizedRNN, zeros: Iterator[int], *, is_one_frame: bool = False, is_flipped: bool = False
+    ) -> None:
+        self._layer, self._is_one_frame, self._is_flipped = layer, is_one_frame, is_flipped
         self._zeros = [next(zeros) for _ in layer.state_points]
 
     def __call__(self, inputs: Any) -> Any:
@@ -270,7 +287,8 @@ class _Unrolled:
         for step in steps:
             output, states = quantized.form.step(step, tuple(states), run)
             outputs.append(output)
-        found = tf.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
+        in_order = outputs[::-1] if self._is_flipped else outputs
+        found = tf.stack(in_order, axis=1) if layer.return_sequences else outputs[-1]
         return [found, *states] if self._is_one_frame or layer.return_state else found
 
     def _states(self) -> list[tuple[str, int]]:

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from dqat.keras_api import deserialize, keras, register, serialize
+from dqat.layers import xnnpack
 from dqat.layers.lstm import QuantizedLSTM
 from dqat.layers.quantized_layer import QuantizedLayer
 from dqat.layers.recurrent import QuantizedRNN
@@ -16,6 +17,12 @@ _MERGES = {
     "sum": lambda forward, backward: forward + backward,
     "mul": lambda forward, backward: forward * backward,
     "ave": lambda forward, backward: (forward + backward) * 0.5,
+}
+#: What the file computes; a mean is the sum on twice the scale.
+_KERNELS: dict[str, xnnpack.Kernel] = {
+    "sum": xnnpack.added,
+    "mul": xnnpack.multiplied,
+    "ave": lambda inputs, scales, output_scale: xnnpack.added(inputs, scales, 2.0 * output_scale),
 }
 
 
@@ -122,7 +129,14 @@ class QuantizedBidirectional(QuantizedLayer):
         return merge_directions(self.layer, forward, backward, merge)
 
     def _merge(self, forward: tf.Tensor, backward: tf.Tensor, training: Any) -> tf.Tensor:
-        return self.output_quantizer(_MERGES[self.layer.merge_mode](forward, backward), training=training)
+        mode, result = self.layer.merge_mode, self.output_quantizer
+        merged = _MERGES[mode](forward, backward)
+        found = [direction.points[direction.output_point] for direction in self.directions().values()]
+        if xnnpack.is_followed(training, merged.dtype, *found, result):
+            scales = [quantizer.scale() for quantizer in found]
+            pair = [forward, backward]
+            merged = xnnpack.followed(_KERNELS[mode], pair, merged, scales, result.scale(), training)
+        return result(merged, training=training)
 
     @property
     def stateful(self) -> bool:
@@ -162,7 +176,9 @@ class QuantizedBidirectional(QuantizedLayer):
         return cls(**{**config, **{name: deserialize(config[name]) for name in names}})
 
 
-def merge_directions(layer: keras.layers.Bidirectional, forward: Any, backward: Any, merge: Any) -> Any:
+def merge_directions(
+    layer: keras.layers.Bidirectional, forward: Any, backward: Any, merge: Any, *, is_in_order: bool = False
+) -> Any:
     """What `layer` gives of the results of its directions.
 
     Args:
@@ -170,12 +186,13 @@ def merge_directions(layer: keras.layers.Bidirectional, forward: Any, backward: 
         forward: the output, or a list of the output and the states.
         backward: likewise, in its own order of time.
         merge: computes a merge mode other than concat and None.
+        is_in_order: the backward output has the forward one's order of time.
     """
     states = []
     if layer.return_state:
         states = [*forward[1:], *backward[1:]]
         forward, backward = forward[0], backward[0]
-    if layer.return_sequences:
+    if layer.return_sequences and not is_in_order:
         backward = tf.reverse(backward, [0 if getattr(layer.forward_layer, "time_major", False) else 1])
     if layer.merge_mode is None:
         outputs = [forward, backward]
