@@ -91,7 +91,7 @@ class QuantizedModel(keras.Model):
         neighbours = Neighbours(calls)
         for layer in calls.layers():
             if isinstance(layer, QuantizeWrapper):
-                layer.connect_ends(neighbours.before(layer), neighbours.behind(layer))
+                layer.connect_ends(neighbours.before(layer), neighbours.behind(layer), neighbours.reads_alone(layer))
             elif isinstance(layer, (QuantizedRNN, QuantizedBidirectional)):
                 layer.connect_input(neighbours.before(layer)[0])
             elif isinstance(layer, keras.layers.BatchNormalization) and layer not in folded:

@@ -33,6 +33,10 @@ class Neighbours:
         """What quantizes the output, be it that of an activation that the file fuses; None likewise."""
         return _one([self._read_by(call) for call in self._calls[id(layer)]])
 
+    def reads_alone(self, layer: keras.layers.Layer) -> bool:
+        """Whether no other layer reads what the layer reads."""
+        return all(len(self._consumers[tensor]) == 1 for call in self._calls[id(layer)] for tensor in call.inputs)
+
     def _made_by(self, tensor: Tensor) -> Quantizer | None:
         maker = self._makers[tensor]
         while maker.inputs and not isinstance(maker.layer, _MAKING):  # it passes values on

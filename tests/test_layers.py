@@ -188,6 +188,32 @@ def test_a_row_is_quantized_for_training_as_tensorflow_differentiates_it(trained
     assert all(gradient is not None for gradient in gradients)
 
 
+def two_relus(x):
+    return layers.Add()([layers.ReLU()(x), layers.ReLU(6.0)(x)])
+
+
+#: Behind a tensor that is quantized before it, and behind operators that compute it themselves.
+RELUS = {
+    "of a sum that is a state": lambda x: layers.ReLU()(layers.GRU(4)(x)),
+    "of a product": lambda x: layers.ReLU(6.0)(layers.Activation("swish")(x)),
+    "of a sum that others read": lambda x: two_relus(layers.Add()([x, layers.Dense(4)(x)])),
+    "in a transposed convolution": lambda x: layers.Conv1DTranspose(3, 2, activation="relu", use_bias=False)(x),
+    "behind a transposed convolution": lambda x: layers.ReLU()(layers.Conv1DTranspose(3, 2, use_bias=False)(x)),
+}
+
+
+@pytest.mark.parametrize("name", RELUS)
+def test_a_relu_has_every_level_of_the_simulation(name, tmp_path, rng):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 4))
+    model = dqat.quantize_model(keras.Model(inputs, RELUS[name](inputs)))
+    samples = rng.standard_normal((64, 6, 4), np.float32)
+    for _ in range(2):
+        model(samples, training=True)
+    report = dqat.export_tflite(model, tmp_path / "model.tflite")
+    assert dqat.verify(model, report.path, samples).equal == 1.0
+
+
 def test_a_range_whose_zero_point_lies_between_two_integers_is_exported_as_it_was_simulated(tmp_path, rng):
     inputs = keras.Input((6, 6, 3))
     model = dqat.quantize_model(keras.Model(inputs, layers.Conv2D(4, 3)(inputs)))

@@ -36,6 +36,11 @@ def states_of(make, join):
     return build
 
 
+def both_sequences(mode):
+    gru = lambda: layers.GRU(4, return_sequences=True)  # noqa: E731
+    return chain(lambda: layers.Bidirectional(gru(), merge_mode=mode), lambda: layers.Flatten())
+
+
 def both_lstms():
     return layers.Bidirectional(layers.LSTM(4, return_state=True))
 
@@ -68,6 +73,14 @@ WORKING = {
     "lstm without activation": lstm(activation="linear"),
     "gru without activation": chain(lambda: layers.GRU(6, activation=None)),
     "simple rnn without activation": chain(lambda: layers.SimpleRNN(6, activation="linear")),
+    **{f"sequences of both directions, {mode}": both_sequences(mode) for mode in ("sum", "mul", "ave")},
+    "relu of both directions": chain(
+        lambda: layers.Bidirectional(layers.SimpleRNN(6), merge_mode="ave"), lambda: layers.ReLU()
+    ),
+    "sequences of both directions, apart": states_of(
+        lambda: layers.Bidirectional(layers.SimpleRNN(6, return_sequences=True), merge_mode=None),
+        lambda _, *both: layers.Flatten()(layers.Subtract()(both)),
+    ),
     "both directions, different units": chain(
         lambda: layers.Bidirectional(layers.LSTM(6), backward_layer=layers.LSTM(4, go_backwards=True))
     ),
@@ -136,6 +149,13 @@ def batch_of(layer, time=FRAMES, **options):
 #: These train, and `quantize_model` tells that they have no file, or only a streaming one.
 WITHOUT_A_FILE = {
     "mask": (chain(layers.Masking, lambda: layers.LSTM(4)), "feed the frames that are no padding"),
+    "mask before layers that take none": (
+        chain(
+            *(layers.Masking, lambda: layers.GRU(4, return_sequences=True)),
+            *(lambda: layers.Conv1D(4, 2), layers.LayerNormalization, layers.Flatten),
+        ),
+        "feed the frames that are no padding",
+    ),
     "mask, backwards": (
         chain(layers.Masking, lambda: layers.Bidirectional(layers.LSTM(4))),
         "a layer that runs backwards has no streaming file either",

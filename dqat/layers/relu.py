@@ -21,3 +21,12 @@ def relu_of(layer: keras.layers.Layer) -> str | None:
         if layer.activation is tf.nn.relu6:
             return "relu6"
     return None
+
+
+def apart(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    """A ReLU of what is quantized already, for the converter.
+
+    Right behind a sum or a product it would become a part of that operator, and the rounding to the levels between them
+    would be left out. A reshape keeps them apart.
+    """
+    return tf.reshape(layer.call(tf.reshape(x, [-1])), tf.shape(x))

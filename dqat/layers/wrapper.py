@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from dqat import serving
@@ -14,11 +15,13 @@ from dqat.layers.kept import FREE, groups_of, keep
 from dqat.layers.points import Point, Quantizing
 from dqat.layers.product_grid import ProductGrid, affine_grid
 from dqat.layers.quantized_layer import QuantizedLayer, replaced
-from dqat.layers.relu import relu_of
+from dqat.layers.relu import apart, relu_of
 from dqat.layers.volumes import REARRANGED
 from dqat.observers import Range
 from dqat.quantizers import Quantizer, quantize_weight, range_scale, weight_range
 from dqat.specs import QuantizerSpec
+
+_TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
 
 
 def _variables(layer: keras.layers.Layer, prefix: str = "") -> Iterator[tuple[str, tf.Variable]]:
@@ -71,17 +74,19 @@ class QuantizeWrapper(QuantizedLayer):
         self._weight_specs = dict(weights or {})
         self.output_quantizer = output
         self.supports_masking = layer.supports_masking
-        self.connect_ends([None], None)
+        self.connect_ends([None], None, reads_alone=False)
 
-    def connect_ends(self, before: list[Quantizer | None], behind: Quantizer | None) -> None:
+    def connect_ends(self, before: list[Quantizer | None], behind: Quantizer | None, reads_alone: bool) -> None:
         """Tells which quantizers the inputs come from and the output goes to; the model knows them.
 
         Args:
             before: one for each input; None for what is not quantized, or now by one and now by another.
             behind: likewise; may be that of an activation that the file fuses.
+            reads_alone: no other layer reads the inputs.
         """
         object.__setattr__(self, "before", before)  # not tracked: other layers have them
         object.__setattr__(self, "behind", behind)
+        self.reads_alone = reads_alone
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layer and the quantizer."""
@@ -171,7 +176,7 @@ class QuantizeWrapper(QuantizedLayer):
             return None
         weight_scale = range_scale(self.weight_ranges()[role], self.weight_specs()[role])
         bias = tf.stop_gradient(tf.cast(self.layer.bias, tf.float32)) if self.layer.use_bias else tf.constant(0.0)
-        is_transposed = isinstance(self.layer, (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose))
+        is_transposed = isinstance(self.layer, _TRANSPOSED)
         if self.norm is None:
             return ProductGrid(inputs.scale(), weight_scale, tf.constant(1.0), bias, is_transposed)
         factor, shift = factor_and_shift(self.norm)
@@ -245,6 +250,9 @@ class QuantizeWrapper(QuantizedLayer):
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
         if point.is_export and type(self.layer) in REARRANGED:
             return REARRANGED[type(self.layer)](self.layer, inputs)
+        is_relu = relu_of(self.layer) is not None
+        if point.is_export and is_relu and self.before[0] is not None and self.reads_alone:
+            return apart(self.layer, inputs)
         return self.layer.call(inputs, **arguments)
 
     def call(self, inputs: Any, training: bool | tf.Tensor | None = None, **kwargs: Any) -> Any:
@@ -254,6 +262,8 @@ class QuantizeWrapper(QuantizedLayer):
             return self.output_quantizer(inputs, training=training, activation=relu)
         if self.layer._expects_training_arg:
             kwargs["training"] = training
+        if not self.layer._expects_mask_arg:  # Keras gives one to whatever takes further arguments, as this method does
+            kwargs.pop("mask", None)
         weights = self._in_layer_shape(self.weights_in_use())
         points = Quantizing(self.quantizers(), training, self.before)
         if not xnnpack.is_followed(training, self.compute_dtype, *self.before, self.behind):
@@ -288,7 +298,14 @@ class QuantizeWrapper(QuantizedLayer):
             shift = 0.0 if self.norm.beta is None else self.norm.beta.numpy()
             weights["bias"] = (weights.get("bias", 0.0) - self.norm.moving_mean.numpy()) * factor + shift
             weights["use_bias"] = True
+        if isinstance(self.layer, _TRANSPOSED) and self._has_activation() and not np.any(weights.get("bias", 0.0)):
+            # Without a bias the converter leaves a ReLU behind TRANSPOSE_CONV in float; this one is 0 in int32.
+            weights |= {"bias": np.full(self.layer.filters, 1e-20, np.float32), "use_bias": True}
         return weights
+
+    def _has_activation(self) -> bool:
+        """Whether the operator computes one: the layer's, or that of the layer behind it."""
+        return self.output_quantizer is None or self.layer.activation is not keras.activations.linear
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         """That of the layer."""
@@ -321,6 +338,6 @@ def _times_channels(role: str, kernel: Any, factor: Any, layer: keras.layers.Lay
     """A kernel with each output channel times its factor."""
     if role == "depthwise_kernel":
         return kernel * factor.reshape(kernel.shape[-2:])
-    if isinstance(layer, (keras.layers.Conv2DTranspose, keras.layers.Conv1DTranspose)):
+    if isinstance(layer, _TRANSPOSED):
         return kernel * factor[:, None]
     return kernel * factor
