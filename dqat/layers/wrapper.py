@@ -250,8 +250,7 @@ class QuantizeWrapper(QuantizedLayer):
     def _run(self, inputs: Any, arguments: dict[str, Any], point: Point) -> Any:
         if point.is_export and type(self.layer) in REARRANGED:
             return REARRANGED[type(self.layer)](self.layer, inputs)
-        is_relu = relu_of(self.layer) is not None
-        if point.is_export and is_relu and self.before[0] is not None and self.reads_alone:
+        if point.is_export and relu_of(self.layer) is not None and self.before[0] is not None and self.reads_alone:
             return apart(self.layer, inputs)
         return self.layer.call(inputs, **arguments)
 
